@@ -1,0 +1,1 @@
+//! Typed structs and queries of the Consul agent's HTTP API.

@@ -1,0 +1,2 @@
+//! The aralez program.
+fn main() {}

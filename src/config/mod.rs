@@ -1,0 +1,3 @@
+//! What people write: flags and files, as plain checked values.
+
+pub mod agent;

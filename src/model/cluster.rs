@@ -1,0 +1,80 @@
+//! Clusters: one target of a discovery chain, with its endpoints and the identities it must show.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    identity::{ServiceName, SpiffeId},
+    listener::{Address, Protocol},
+};
+
+/// A target's id in the discovery chain, `[<subset>.]<service>.<namespace>.<partition>.<datacenter>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct TargetId(pub Arc<str>);
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One target of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cluster {
+    /// The chain's name for it.
+    pub target: TargetId,
+    /// The service behind it.
+    pub service: ServiceName,
+    /// Its datacenter.
+    pub datacenter: Arc<str>,
+    /// The TLS server name that is sent; never empty, since an empty one would switch verification off in Pingora.
+    pub sni: Arc<str>,
+    /// The server must show exactly one of these; never empty.
+    pub expected: Arc<[SpiffeId]>,
+    /// What is spoken with its endpoints.
+    pub protocol: Protocol,
+    /// How long connecting may take, TCP and TLS together.
+    pub connect_timeout: Duration,
+    /// All instances, the unhealthy ones too (they are shown, never chosen).
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+}
+
+impl Cluster {
+    /// Whether any endpoint may be chosen.
+    pub fn is_healthy(&self) -> bool {
+        self.endpoints.iter().any(|e| e.is_healthy())
+    }
+}
+
+/// One instance that can be dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Endpoint {
+    /// What names the instance across snapshots: `<node>/<service id>`.
+    pub id: Arc<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// Its share of the traffic, 1 to 128; 0 means unhealthy (Consul's weights, capped as its Envoy path caps them).
+    pub weight: u32,
+    /// Why it may or may not be chosen.
+    pub health: Health,
+}
+
+impl Endpoint {
+    /// Whether it may be chosen.
+    pub fn is_healthy(&self) -> bool {
+        self.weight > 0 && self.health != Health::Critical
+    }
+}
+
+/// The health of an instance: the worst of its node's and its own checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All checks pass.
+    Passing,
+    /// A check warns: the warning weight holds.
+    Warning,
+    /// A check is critical, or not passing where the subset wants only passing ones.
+    Critical,
+}

@@ -1,0 +1,13 @@
+//! The vocabulary of Aralez as plain values: no I/O, no async, no clock.
+//!
+//! Strings are parsed once into these types and never looked at again; policy, routing and forwarding use one form.
+
+pub mod access_log;
+pub mod cluster;
+pub mod credentials;
+pub mod identity;
+pub mod intention;
+pub mod listener;
+pub mod mesh;
+pub mod registration;
+pub mod secret;

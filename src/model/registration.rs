@@ -1,0 +1,110 @@
+//! What the agent knows of our own proxy, and what it compiled for our upstreams: the raw material of a snapshot.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    access_log::AccessLog,
+    cluster::TargetId,
+    identity::ServiceName,
+    listener::{Address, Bind, Protocol},
+};
+
+/// Our own proxy registration (`GET /v1/agent/service/<proxy id>`), decoded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Registration {
+    /// The proxy's id, for example `web-sidecar-proxy`.
+    pub proxy_id: Arc<str>,
+    /// The service represented: the identity used for leaf and intentions.
+    pub service: ServiceName,
+    /// The agent's datacenter.
+    pub datacenter: Arc<str>,
+    /// Where the public listener listens: `bind_address`/`bind_port`, else the registration's address and port.
+    pub bind: Bind,
+    /// What is spoken on the public listener.
+    pub protocol: Protocol,
+    /// Where the local app is.
+    pub app: Address,
+    /// `local_connect_timeout_ms`.
+    pub local_connect_timeout: Duration,
+    /// `local_request_timeout_ms`; `None` when set to 0.
+    pub local_request_timeout: Option<Duration>,
+    /// `local_idle_timeout_ms`; `None` when set to 0.
+    pub local_idle_timeout: Option<Duration>,
+    /// `max_inbound_connections`; `None` is no limit.
+    pub max_inbound_connections: Option<u32>,
+    /// `AccessLogs`.
+    pub access_log: AccessLog,
+    /// The upstreams with a listener, in the registration's order.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// What in the registration could not be used; each has its path.
+    pub problems: Vec<Unusable>,
+}
+
+/// A part of the registration that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unusable {
+    /// Where, for example `Proxy.Upstreams[2].LocalBindPort`.
+    pub path: String,
+    /// What and why.
+    pub why: String,
+    /// What to do.
+    pub advice: String,
+}
+
+/// What names an upstream among its sidecar's: the destination, and where it listens when several have the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct UpstreamKey(pub Arc<str>);
+
+/// One upstream of the registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UpstreamConfig {
+    /// Its name among the sidecar's.
+    pub key: UpstreamKey,
+    /// The destination: a service.
+    pub destination: ServiceName,
+    /// The datacenter asked for; `None` is ours.
+    pub datacenter: Option<Arc<str>>,
+    /// Where the app calls it.
+    pub bind: Bind,
+    /// `protocol` of the merged configuration, if set; else the chain's protocol holds.
+    pub protocol: Option<Protocol>,
+    /// `connect_timeout_ms`, if set.
+    pub connect_timeout: Option<Duration>,
+    /// Mesh gateway mode, if set: sent along with the chain query.
+    pub mesh_gateway: Option<Arc<str>>,
+}
+
+/// A compiled discovery chain, as far as this version routes: one resolver with its failover targets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Chain {
+    /// Protocol of the chain.
+    pub protocol: Protocol,
+    /// The targets in failover order; never empty.
+    pub targets: Vec<Target>,
+    /// The resolver's request timeout, when it is the chain's start.
+    pub request_timeout: Option<Duration>,
+}
+
+/// A target of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// Its id in the chain.
+    pub id: TargetId,
+    /// Its service.
+    pub service: ServiceName,
+    /// Its datacenter.
+    pub datacenter: Arc<str>,
+    /// The TLS server name, as the chain gives it.
+    pub sni: Arc<str>,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// The subset's filter expression, evaluated by Consul; empty is none.
+    pub filter: Arc<str>,
+    /// Whether only instances with all checks passing count.
+    pub only_passing: bool,
+}
+
+/// The instances of each target, by its id.
+pub type EndpointsByTarget = BTreeMap<TargetId, Arc<[Arc<super::cluster::Endpoint>]>>;

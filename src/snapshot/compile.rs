@@ -1,0 +1,306 @@
+//! Inputs to snapshot: pure, part by part, reusing what did not change.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Problem, Snapshot, check, inputs::*};
+use crate::model::{
+    cluster::{Cluster, Endpoint, Health},
+    credentials::{Identity, Leaf, Roots},
+    identity::{ServiceName, SpiffeId},
+    intention::{DefaultPolicy, Intention, Intentions},
+    listener::{Bind, Inbound, Listener, ListenerKey, Protocol, Role, Route, Upstream, Xfcc},
+    mesh::MeshConfig,
+    registration::{Chain, Registration, Target, UpstreamConfig},
+};
+
+/// Envoy's default route timeout, which Consul leaves in force.
+const DEFAULT_ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The name of the listener that mesh peers call.
+const PUBLIC: &str = "public";
+
+/// The outcome of [`compile`].
+#[derive(Debug)]
+pub struct Compiled {
+    /// What may be served.
+    pub snapshot: Snapshot,
+    /// What has not arrived yet, for example `web-sidecar-proxy: leaf`. A sidecar starts nothing before all of its parts are there;
+    /// one that has started keeps what it has.
+    pub missing: Vec<String>,
+}
+
+/// Compiles the inputs into the snapshot after `last`. Parts that did not change keep their `Arc`.
+pub fn compile(inputs: &Inputs, last: &Snapshot) -> Compiled {
+    let mut out = Compiled { snapshot: Snapshot { generation: last.generation + 1, ..Snapshot::default() }, missing: Vec::new() };
+    for (id, sidecar) in inputs {
+        Sidecar { id, last, out: &mut out }.compile(sidecar);
+    }
+    refuse_clashes(&mut out.snapshot);
+    out
+}
+
+/// Two listeners on one address: the first by name keeps it.
+fn refuse_clashes(snapshot: &mut Snapshot) {
+    let mut taken: HashMap<Bind, ListenerKey> = HashMap::new();
+    let problems = &mut snapshot.problems;
+    snapshot.listeners.retain(|key, listener| match taken.get(&listener.bind) {
+        None => {
+            taken.insert(listener.bind.clone(), key.clone());
+            true
+        }
+        Some(first) => {
+            problems.push(Problem {
+                sidecar: key.sidecar.to_string(),
+                path: format!("listener {}", key.name),
+                why: format!("{} is taken by listener {first}", listener.bind.address),
+                advice: "choose another port".to_owned(),
+            });
+            false
+        }
+    });
+}
+
+/// One sidecar on its way into the snapshot.
+struct Sidecar<'a> {
+    id: &'a Arc<str>,
+    last: &'a Snapshot,
+    out: &'a mut Compiled,
+}
+
+/// The parts of a sidecar that every listener needs, all there.
+struct Parts<'a> {
+    registration: &'a Registration,
+    roots: &'a Roots,
+    leaf: &'a Leaf,
+    intentions: &'a [Intention],
+    default: DefaultPolicy,
+    mesh: &'a MeshConfig,
+}
+
+impl Sidecar<'_> {
+    fn compile(&mut self, inputs: &SidecarInputs) {
+        let mut missing = Vec::new();
+        let mut need = |there: bool, what: &str| {
+            if !there {
+                missing.push(what.to_owned());
+            }
+        };
+        need(inputs.registration.is_some(), "registration");
+        need(inputs.leaf.is_some(), "leaf");
+        need(inputs.roots.is_some(), "roots");
+        need(inputs.intentions.is_some(), "intentions");
+        need(inputs.default_policy.is_some(), "default intention policy");
+        need(inputs.mesh.is_some(), "mesh entry");
+        for upstream in inputs.registration.iter().flat_map(|r| &r.upstreams) {
+            if let Some(what) = awaited(inputs.upstreams.get(&upstream.key)) {
+                missing.push(format!("upstream {}: {what}", upstream.key.0));
+            }
+        }
+        let started = self.last.listeners.keys().any(|key| key.sidecar == *self.id);
+        let complete = missing.is_empty();
+        self.out.missing.extend(missing.into_iter().map(|what| format!("{}: {what}", self.id)));
+        if !complete && !started {
+            return;
+        }
+        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, upstreams } = inputs;
+        if let (Some(registration), Some(leaf), Some(roots), Some(intentions), Some(default), Some(mesh)) =
+            (registration.as_deref(), leaf, roots, intentions, *default_policy, mesh)
+        {
+            self.build(&Parts { registration, roots, leaf, intentions, default, mesh }, upstreams);
+        }
+    }
+
+    fn build(&mut self, parts: &Parts<'_>, upstreams: &BTreeMap<crate::model::registration::UpstreamKey, UpstreamInputs>) {
+        for bad in &parts.registration.problems {
+            self.problem(&bad.path, &bad.why, &bad.advice);
+        }
+        let Some(identity) = self.identity(parts) else { return };
+        let access_log = Arc::new(parts.registration.access_log.clone());
+        let inbound = self.inbound(parts, &identity);
+        self.add(Listener {
+            key: self.key(PUBLIC),
+            service: parts.registration.service.clone(),
+            bind: parts.registration.bind.clone(),
+            protocol: parts.registration.protocol,
+            identity: identity.clone(),
+            tls: parts.mesh.incoming.clone(),
+            access_log: access_log.clone(),
+            role: Role::Inbound(inbound),
+        });
+        for config in &parts.registration.upstreams {
+            let key = self.key(&format!("upstream:{}", config.key.0));
+            let known = upstreams.get(&config.key);
+            let chain = known.and_then(|k| k.chain.as_ref());
+            match (known, chain) {
+                (Some(known), Some(Ok(chain))) if awaited(Some(known)).is_none() => {
+                    let route = self.route(&key, config, chain, known, &identity);
+                    if route.clusters.is_empty() {
+                        continue;
+                    }
+                    self.add(Listener {
+                        key,
+                        service: parts.registration.service.clone(),
+                        bind: config.bind.clone(),
+                        protocol: config.protocol.unwrap_or(chain.protocol),
+                        identity: identity.clone(),
+                        tls: parts.mesh.outgoing.clone(),
+                        access_log: access_log.clone(),
+                        role: Role::Upstream(Upstream { destination: config.destination.clone(), route }),
+                    });
+                }
+                (_, Some(Err(why))) => {
+                    let path = format!("upstream {}", config.key.0);
+                    self.problem(&path, why, "the upstream keeps its last good form, if it had one");
+                    self.keep(&key, &identity);
+                }
+                _ => self.keep(&key, &identity),
+            }
+        }
+    }
+
+    fn key(&self, name: &str) -> ListenerKey {
+        ListenerKey { sidecar: self.id.clone(), name: name.into() }
+    }
+
+    fn problem(&mut self, path: &str, why: &str, advice: &str) {
+        self.out.snapshot.problems.push(Problem {
+            sidecar: self.id.to_string(),
+            path: path.to_owned(),
+            why: why.to_owned(),
+            advice: advice.to_owned(),
+        });
+    }
+
+    /// Adds a listener, keeping the last one's `Arc` if nothing changed.
+    fn add(&mut self, listener: Listener) {
+        let same = self.last.listeners.get(&listener.key).filter(|last| ***last == listener);
+        let listener = same.cloned().unwrap_or_else(|| Arc::new(listener));
+        self.out.snapshot.listeners.insert(listener.key.clone(), listener);
+    }
+
+    /// Keeps a listener in its last form, but never with an older identity.
+    fn keep(&mut self, key: &ListenerKey, identity: &Arc<Identity>) {
+        if let Some(last) = self.last.listeners.get(key) {
+            self.add(Listener { identity: identity.clone(), ..(**last).clone() });
+        }
+    }
+
+    /// The newest leaf that can stand, with the newest roots: a removed root loses its trust even while no fitting leaf is there.
+    fn identity(&mut self, parts: &Parts<'_>) -> Option<Arc<Identity>> {
+        let service = &parts.registration.service;
+        let last = self.last.listeners.get(&self.key(PUBLIC)).map(|l| l.identity.clone());
+        let leaf = match check::leaf(parts.leaf, parts.roots, service) {
+            Ok(()) => parts.leaf.clone(),
+            Err(why) => {
+                self.problem("leaf", &why.to_string(), "check the agent's Connect CA; the last good leaf stays in use");
+                match &last {
+                    Some(last) => last.leaf.clone(),
+                    None => {
+                        self.out.missing.push(format!("{}: usable leaf", self.id));
+                        return None;
+                    }
+                }
+            }
+        };
+        let identity = Identity::new(leaf, parts.roots.clone());
+        Some(last.filter(|last| **last == identity).unwrap_or_else(|| Arc::new(identity)))
+    }
+
+    fn inbound(&mut self, parts: &Parts<'_>, identity: &Identity) -> Inbound {
+        let registration = parts.registration;
+        let last = self.last.listeners.get(&self.key(PUBLIC)).map(|l| l.role.clone());
+        let (last_intentions, last_app) = match last {
+            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app)),
+            _ => (None, None),
+        };
+        if parts.default == DefaultPolicy::Unknown {
+            let why = "the agent did not tell it; callers that no intention names are denied";
+            self.problem(
+                "default intention policy",
+                why,
+                "give the token service:write on the service, or write an intention for each caller",
+            );
+        }
+        for unsupported in parts.intentions {
+            if let crate::model::intention::Rule::Unsupported(why) = &unsupported.rule {
+                let path = format!("intention {} -> {}", unsupported.source.name, unsupported.destination);
+                self.problem(&path, why, "it denies until it can be evaluated");
+            }
+        }
+        let intentions = Intentions::new(identity.roots.trust_domain.clone(), parts.default, parts.intentions.to_vec());
+        let app = Endpoint { id: "local_app".into(), address: registration.app.clone(), weight: 1, health: Health::Passing };
+        let xfcc = match registration.protocol {
+            Protocol::Http | Protocol::Http2 if !parts.mesh.sanitize_xfcc => Xfcc::AppendForward,
+            _ => Xfcc::Sanitize,
+        };
+        Inbound {
+            intentions: last_intentions.filter(|last| **last == intentions).unwrap_or_else(|| Arc::new(intentions)),
+            app: last_app.filter(|last| **last == app).unwrap_or_else(|| Arc::new(app)),
+            connect_timeout: registration.local_connect_timeout,
+            request_timeout: registration.local_request_timeout,
+            idle_timeout: registration.local_idle_timeout,
+            max_connections: registration.max_inbound_connections,
+            xfcc,
+        }
+    }
+
+    fn route(&mut self, key: &ListenerKey, config: &UpstreamConfig, chain: &Chain, known: &UpstreamInputs, identity: &Identity) -> Route {
+        let protocol = config.protocol.unwrap_or(chain.protocol);
+        let last = match self.last.listeners.get(key).map(|l| &l.role) {
+            Some(Role::Upstream(upstream)) => upstream.route.clusters.clone(),
+            _ => Vec::new(),
+        };
+        let mut clusters = Vec::new();
+        for target in &chain.targets {
+            let path = format!("upstream {}, target {}", config.key.0, target.id);
+            if target.sni.is_empty() {
+                self.problem(
+                    &path,
+                    "the agent gave no TLS server name for it",
+                    "it is left out; targets in a cluster peer are not supported yet",
+                );
+                continue;
+            }
+            if let Some(why) = known.failed.get(&target.id) {
+                self.problem(&path, why, "it serves nothing until the agent can list its instances");
+            }
+            let cluster = cluster(target, protocol, known, identity);
+            let same = last.iter().find(|l| ***l == cluster).cloned();
+            clusters.push(same.unwrap_or_else(|| Arc::new(cluster)));
+        }
+        Route { clusters, timeout: chain.request_timeout.or(Some(DEFAULT_ROUTE_TIMEOUT)) }
+    }
+}
+
+/// What an upstream still waits for, if anything.
+fn awaited(known: Option<&UpstreamInputs>) -> Option<String> {
+    let Some(known) = known else { return Some("discovery chain".to_owned()) };
+    match &known.chain {
+        None => Some("discovery chain".to_owned()),
+        Some(Err(_)) => None,
+        Some(Ok(chain)) => {
+            let waits = |t: &&Target| !known.endpoints.contains_key(&t.id) && !known.failed.contains_key(&t.id);
+            chain.targets.iter().find(waits).map(|t| format!("endpoints of {}", t.id))
+        }
+    }
+}
+
+fn cluster(target: &Target, protocol: Protocol, known: &UpstreamInputs, identity: &Identity) -> Cluster {
+    // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
+    let service: ServiceName = target.service.clone();
+    let expected = SpiffeId::service(identity.roots.trust_domain.clone(), service.clone(), &target.datacenter);
+    Cluster {
+        target: target.id.clone(),
+        service,
+        datacenter: target.datacenter.clone(),
+        sni: target.sni.clone(),
+        expected: Arc::new([expected]),
+        protocol,
+        connect_timeout: target.connect_timeout,
+        endpoints: known.endpoints.get(&target.id).cloned().unwrap_or_else(|| Arc::new([])),
+    }
+}

@@ -1,0 +1,3 @@
+//! What is told about the traffic: logs, metrics, the access log.
+
+pub mod record;

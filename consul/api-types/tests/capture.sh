@@ -13,16 +13,16 @@ finish() {
 }
 trap finish EXIT
 
-read -r http server lan wan sidecar expose < <(python3 - <<'PY'
+read -r http server lan wan grpc sidecar expose < <(python3 - <<'PY'
 import socket
-held = [socket.socket() for _ in range(6)]
+held = [socket.socket() for _ in range(7)]
 for s in held:
     s.bind(("127.0.0.1", 0))
 print(*(s.getsockname()[1] for s in held))
 PY
 )
 "${CONSUL_BIN:-consul}" agent -dev -node=node-1 -bind=127.0.0.1 -http-port="$http" -server-port="$server" \
-    -serf-lan-port="$lan" -serf-wan-port="$wan" -dns-port=-1 -grpc-port=-1 -grpc-tls-port=-1 -log-level=warn \
+    -serf-lan-port="$lan" -serf-wan-port="$wan" -dns-port=-1 -grpc-port=-1 -grpc-tls-port="$grpc" -log-level=warn \
     -hcl "ports { sidecar_min_port = $sidecar sidecar_max_port = $((sidecar + 9)) expose_min_port = $expose expose_max_port = $((expose + 9)) }" \
     >"$work/agent.log" 2>&1 &
 agent=$!
@@ -96,6 +96,12 @@ entry '{"Kind": "service-router", "Name": "shop", "Routes": [
      "NumRetries": 3, "RetryOnConnectFailure": true, "RetryOnStatusCodes": [503], "RetryOn": ["reset"],
      "RequestHeaders": {"Add": {"x-a": "1"}, "Remove": ["x-b"]}, "ResponseHeaders": {"Set": {"x-c": "2"}}}}]}'
 entry '{"Kind": "jwt-provider", "Name": "okta", "Issuer": "okta", "JSONWebKeySet": {"Local": {"JWKS": "eyJrZXlzIjpbXX0="}}}'
+entry '{"Kind": "jwt-provider", "Name": "remote", "Issuer": "https://issuer.example", "Audiences": ["shop"], "ClockSkewSeconds": 10,
+  "Locations": [{"Header": {"Name": "x-token", "ValuePrefix": "Token ", "Forward": true}}, {"Cookie": {"Name": "t"}}],
+  "Forwarding": {"HeaderName": "x-claims", "PadForwardPayloadHeader": true}, "CacheConfig": {"Size": 20},
+  "JSONWebKeySet": {"Remote": {"URI": "https://issuer.example/keys", "RequestTimeoutMs": 1500, "CacheDuration": "10m",
+    "FetchAsynchronously": true, "RetryPolicy": {"NumRetries": 2, "RetryPolicyBackOff": {"BaseInterval": "2s", "MaxInterval": "9s"}},
+    "JWKSCluster": {"DiscoveryType": "STATIC", "ConnectTimeout": "3s", "TLSCertificates": {"TrustedCA": {"Filename": "ca.pem"}}}}}}'
 entry '{"Kind": "service-intentions", "Name": "db", "JWT": {"Providers": [{"Name": "okta", "VerifyClaims": [{"Path": ["perms", "role"], "Value": "admin"}]}]},
   "Sources": [
     {"Name": "web", "Description": "reads only", "Permissions": [
@@ -125,6 +131,7 @@ register '{"ID": "web-1", "Name": "web", "Port": 4, "Address": "127.0.0.1",
        "Config": {"connect_timeout_ms": 700, "limits": {"max_connections": 3, "max_concurrent_requests": "5"}, "color": "blue",
          "passive_health_check": {"interval": "22s", "max_failures": 4, "base_ejection_time": "1m30s"}}},
       {"DestinationType": "prepared_query", "DestinationName": "any-db", "LocalBindPort": 9192, "LocalBindAddress": "127.0.0.2"}]}}}}'
+call POST peering/token '{"PeerName": "cluster2", "ServerExternalAddresses": ["192.0.2.9:8503"]}' >/dev/null
 call POST query '{"Name": "any-db", "Service": {"Service": "db", "Connect": true}}' >/dev/null
 
 until_says 'health/connect/db' '"Status":"warning"'
@@ -158,5 +165,10 @@ save health-empty GET health/connect/nobody
 save mesh GET config/mesh/mesh
 save service-defaults GET config/service-defaults/web
 save proxy-defaults GET config/proxy-defaults/global
+save jwt-local GET config/jwt-provider/okta
+save jwt-remote GET config/jwt-provider/remote
+save peering GET peering/cluster2
+save peerings GET peerings
+save mesh-gateways GET internal/federation-states/mesh-gateways
 save_headers config-absent GET config/service-defaults/nobody
 save prepared-query GET 'query/any-db/execute?connect=true'

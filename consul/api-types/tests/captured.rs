@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consul_api_types::{
-    AgentService, Authorization, CaRoots, CompiledChain, DiscoveryChainReply, GoDuration, HealthCheck, IntentionMatches, LeafCert, Mesh,
-    Meta, PreparedQueryResult, ProxyDefaults, ServiceDefaults, ServiceEntry, Weights,
+    AgentService, Authorization, CaRoots, CompiledChain, DiscoveryChainReply, GatewaysByDatacenter, GoDuration, HealthCheck,
+    IntentionMatches, JwtProvider, LeafCert, Mesh, Meta, Peering, PreparedQueryResult, ProxyDefaults, ServiceDefaults, ServiceEntry,
+    Weights,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -230,4 +231,25 @@ fn config_entries() {
     let defaults: ProxyDefaults = captured("proxy-defaults");
     assert_eq!(defaults.config["local_connect_timeout_ms"], 1_200);
     assert!(headers("config-absent").index.is_some());
+}
+
+#[test]
+fn token_issuers() {
+    let local: JwtProvider = captured("jwt-local");
+    assert_eq!(local.json_web_key_set.unwrap().local.unwrap().jwks, "eyJrZXlzIjpbXX0=");
+    let remote: JwtProvider = captured("jwt-remote");
+    assert_eq!((remote.issuer.as_str(), remote.clock_skew_seconds), ("https://issuer.example", 10));
+    assert!(remote.locations[0].header.as_ref().unwrap().forward);
+    let keys = remote.json_web_key_set.unwrap().remote.unwrap();
+    assert_eq!((keys.request_timeout_ms, keys.cache_duration), (1_500, GoDuration::from_millis(600_000)));
+    assert_eq!(keys.retry_policy.unwrap().retry_policy_back_off.unwrap().max_interval, GoDuration::from_millis(9_000));
+    assert_eq!(keys.jwks_cluster.unwrap().tls_certificates.unwrap().trusted_ca.unwrap().filename, "ca.pem");
+}
+
+#[test]
+fn other_clusters() {
+    let peering: Peering = captured("peering");
+    assert_eq!((peering.name.as_str(), peering.state.as_str()), ("cluster2", "PENDING"));
+    assert_eq!(captured::<Vec<Peering>>("peerings"), [peering]);
+    assert_eq!(captured::<GatewaysByDatacenter>("mesh-gateways"), GatewaysByDatacenter::default());
 }

@@ -53,6 +53,10 @@ fn reading_queries() {
         line(&ConfigEntry::<Mesh>::new("mesh", Tenancy::default())).0,
         line(&ConfigEntry::<ServiceDefaults>::new("web", Tenancy::default())).0,
         line(&ConfigEntry::<ProxyDefaults>::new("global", Tenancy::default())).0,
+        line(&ConfigEntry::<JwtProvider>::new("okta", Tenancy::default())).0,
+        line(&PeeringByName { name: "cluster2".to_owned() }).0,
+        line(&Peerings).0,
+        line(&MeshGateways).0,
     ];
     assert_eq!(
         lines,
@@ -66,6 +70,10 @@ fn reading_queries() {
             "GET /v1/config/mesh/mesh",
             "GET /v1/config/service-defaults/web",
             "GET /v1/config/proxy-defaults/global",
+            "GET /v1/config/jwt-provider/okta",
+            "GET /v1/peering/cluster2",
+            "GET /v1/peerings",
+            "GET /v1/internal/federation-states/mesh-gateways",
         ]
     );
 }

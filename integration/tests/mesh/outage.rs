@@ -60,10 +60,10 @@ async fn agent_killed_for_thirty_seconds_and_restarted() {
 
     agent.restart().await.unwrap();
     // Watches resume: an upstream added after the restart is opened, while the load goes on.
-    let added = Upstream::new(&http.db.name).unwrap().protocol("http");
+    let added = Upstream::new(&tcp.db.name).unwrap().protocol("tcp");
     http.web.upstreams.push(added.clone());
     eventually("a registration after the restart", PATIENCE, async || agent.register(&http.web).await).await.unwrap();
-    eventually("the upstream added after the restart", 4 * PATIENCE, async || http_answers(&added.address(), 200).await).await.unwrap();
+    eventually("the upstream added after the restart", 4 * PATIENCE, async || tcp_works(&added.address()).await).await.unwrap();
     requests.progress(100, PATIENCE).await.unwrap();
     requests.stop().await.unwrap().flawless(2000).unwrap();
     handshakes.stop().await.unwrap().flawless(1000).unwrap();

@@ -98,15 +98,15 @@ async fn without_an_endpoint_503_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deregistered_service_keeps_its_last_form_until_it_returns() {
+async fn a_service_registered_again_is_served_again() {
     let agent = Agent::shared().await.unwrap();
     let app = apps::http_echo("db").await.unwrap();
     let mut pair = Pair::start(&agent, "http", &app.address).await;
 
     agent.deregister(&pair.web.id).await.unwrap();
-    let added = Upstream::new(&pair.db.name).unwrap().protocol("http");
-    pair.web.upstreams.push(added.clone());
+    let moved = Upstream::new(&pair.db.name).unwrap().protocol("http");
+    pair.web.upstreams[0] = moved.clone();
     agent.register(&pair.web).await.unwrap();
-    eventually("the upstream added meanwhile", PATIENCE, async || http_answers(&added.address(), 200).await).await.unwrap();
-    eventually("the first upstream", PATIENCE, async || http_answers(&pair.upstream, 200).await).await.unwrap();
+    eventually("the upstream on its new port", PATIENCE, async || http_answers(&moved.address(), 200).await).await.unwrap();
+    eventually("the old port closed", PATIENCE, async || nobody_listens(&pair.upstream).await).await.unwrap();
 }

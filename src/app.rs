@@ -29,14 +29,88 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cli::{Command, ConnectOptions, ProcessOptions},
+    control::{
+        consul::{self, Client},
+        reconciler,
+        watches::Watches,
+    },
     proxy::{
         self,
         listeners::{Listeners, Unbound},
         live::Workshop,
     },
-    snapshot::Subscriber,
-    telemetry::Telemetry,
+    snapshot::{self, Subscriber},
+    telemetry::{Telemetry, log::LogHandle},
 };
+
+/// How a command that was understood can fail.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration cannot be used: exit code 2.
+    #[error("{0:#}")]
+    Configuration(anyhow::Error),
+    /// Something broke: exit code 1.
+    #[error("{0:#}")]
+    Running(#[from] anyhow::Error),
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// [`Failure`], which knows its exit code.
+pub fn run(command: Command, log: LogHandle) -> Result<(), Failure> {
+    match command {
+        Command::Connect(options) => connect(*options, log),
+        Command::Dev(_) => Ok(()),
+    }
+}
+
+/// `aralez connect`: the sidecar of one service.
+fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
+    let ConnectOptions { selector, agent, process, notes, .. } = options;
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    let client = Client::new(agent).map_err(|problem| Failure::Configuration(problem.into()))?;
+    let watches = Arc::new(Watches::default());
+    let known = watches.clone();
+    serve(&process, log, move |feed, stop| async move {
+        consul::run(client, selector, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
+    })
+}
+
+/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
+fn serve<S, F>(process: &ProcessOptions, _log: LogHandle, source: S) -> Result<(), Failure>
+where
+    S: FnOnce(reconciler::Feed, CancellationToken) -> F,
+    F: Future<Output = Result<(), Failure>> + 'static,
+{
+    let telemetry = Arc::new(Telemetry::start()?);
+    let mut data = Data::build(process.threads.get(), telemetry)?;
+    let control = Builder::new_current_thread().enable_all().build().context("cannot start the control runtime")?;
+    let outcome = control.block_on(async {
+        let (publisher, subscriber) = snapshot::channel();
+        let (feed, reconciler) = reconciler::channel();
+        // `drain` begins the end, `stop` ends the control plane after it, `now` skips the drain.
+        let (drain, stop, now) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let draining = Arc::new(AtomicBool::new(false));
+        follow_signals(draining.clone(), drain.clone(), now.clone())?;
+        tokio::spawn(reconciler.run(publisher, stop.clone()));
+        let mut source = std::pin::pin!(source(feed, stop.clone()));
+        let mut serving = std::pin::pin!(data.serve(subscriber, drain, process.grace));
+        let outcome = tokio::select! {
+            // A source ends only when it cannot go on.
+            ended = &mut source => ended,
+            served = &mut serving => served.map_err(Failure::from),
+            () = now.cancelled() => Ok(()),
+        };
+        stop.cancel();
+        outcome
+    });
+    data.close();
+    outcome
+}
 
 /// The data plane of this process with its own runtime.
 pub struct Data {

@@ -27,6 +27,7 @@
 //! stay in `control::consul`; Pingora stays in `proxy` and `app`; `telemetry` may be used by all. `tests/architecture.rs` keeps it.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod model;

@@ -242,6 +242,8 @@ impl Serialize for Start {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use serde_json::{Value, json};
 
     use super::*;

@@ -131,6 +131,8 @@ pub(crate) fn filter(level: Level) -> (reload::Layer<Targets, Registry>, LogHand
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

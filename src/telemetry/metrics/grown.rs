@@ -48,6 +48,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Grown<K, V> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

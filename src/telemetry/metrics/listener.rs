@@ -245,6 +245,8 @@ fn count(known: &Grown<String, IntCounter>, family: &IntCounterVec, labels: &[St
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::{
         model::access_log::AccessLog,

@@ -28,8 +28,10 @@
 
 pub mod admin;
 pub mod cli;
+pub mod app;
 pub mod config;
 pub mod control;
 pub mod model;
+pub mod proxy;
 pub mod snapshot;
 pub mod telemetry;

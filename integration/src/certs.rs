@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -97,6 +97,14 @@ impl Ca {
         Ok(Identity { certificate: builder.build(), key })
     }
 
+    /// Whether this CA's key signed `certificate`.
+    ///
+    /// # Errors
+    /// When OpenSSL refuses.
+    pub fn signed(&self, certificate: &X509Ref) -> Result<bool> {
+        Ok(certificate.verify(&self.key)?)
+    }
+
     /// The certificate, PEM.
     ///
     /// # Errors
@@ -148,28 +156,32 @@ pub async fn exchange(address: &Address, identity: Option<&Identity>, bytes: &[u
     Ok(received)
 }
 
-/// The URI SANs of the certificate a server shows to a client without certificate and without SNI. They are read in the handshake,
-/// before the server can refuse.
+/// The certificate a server shows to a client without certificate and without SNI. It is read in the handshake, before the server
+/// can refuse.
 ///
 /// # Errors
-/// When no certificate was shown.
-pub async fn server_uris(address: &Address) -> Result<Vec<String>> {
-    let shown = Arc::new(std::sync::Mutex::new(None));
-    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+/// When none was shown.
+pub async fn shown_by(address: &Address) -> Result<X509> {
+    let shown = Arc::new(Mutex::new(None));
     let slot = shown.clone();
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     builder.set_verify_callback(SslVerifyMode::PEER, move |_, chain| {
-        if chain.error_depth() == 0
-            && let (Some(certificate), Ok(mut slot)) = (chain.current_cert(), slot.lock())
-        {
-            *slot = Some(uris(certificate));
+        if chain.error_depth() == 0 {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = chain.current_cert().map(X509Ref::to_owned);
         }
         true
     });
     let ssl = builder.build().configure()?.use_server_name_indication(false).verify_hostname(false).into_ssl("unused")?;
     let mut stream = SslStream::new(ssl, address.connect().await?)?;
     let handshake = timeout(LIMIT, Pin::new(&mut stream).connect()).await.context("no handshake in time")?;
-    let shown = shown.lock().ok().and_then(|mut shown| shown.take());
+    let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).take();
     shown.with_context(|| format!("no server certificate; the handshake: {handshake:?}"))
+}
+
+/// The URI SANs of a certificate.
+pub fn uris(certificate: &X509Ref) -> Vec<String> {
+    let names = certificate.subject_alt_names();
+    names.iter().flatten().filter_map(|name| name.uri().map(str::to_owned)).collect()
 }
 
 /// An mTLS server that presents any certificate, accepts any client, and counts the plaintext it receives. It answers nothing.
@@ -233,11 +245,6 @@ async fn swallow(ssl: Ssl, stream: Stream, handshakes: Arc<AtomicU64>, bytes: Ar
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
-}
-
-fn uris(certificate: &X509Ref) -> Vec<String> {
-    let names = certificate.subject_alt_names();
-    names.iter().flatten().filter_map(|name| name.uri().map(str::to_owned)).collect()
 }
 
 fn ec_key() -> Result<PKey<Private>> {

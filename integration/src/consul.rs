@@ -107,6 +107,7 @@ impl Agent {
             "limits": {"http_max_conns_per_client": 5000},
             "performance": {"raft_multiplier": 1},
             "disable_update_check": true,
+            "log_level": "info",
             "leave_on_terminate": false,
         });
         if options.persistent {

@@ -1,6 +1,6 @@
 //! How to reach the local Consul agent, as flags and `CONSUL_*` variables say it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use crate::model::secret::Secret;
 
@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub namespace: Option<String>,
     /// Admin partition of the service; sent under the same condition.
     pub partition: Option<String>,
+    /// How long the agent may hold a query; `None` is Consul's default, 5 minutes. A hung agent is noticed a little after it.
+    pub wait: Option<Duration>,
 }
 
 /// Which registration is ours.

@@ -3,7 +3,9 @@
 //! Sources (Consul here, the embedded catalog in `dev`) feed [`reconciler::Change`]s to one [`reconciler::Reconciler`],
 //! which alone owns the inputs and alone publishes.
 
+pub mod consul;
 pub mod reconciler;
+pub mod watches;
 
 #[cfg(test)]
 mod testing;

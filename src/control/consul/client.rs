@@ -1,0 +1,297 @@
+//! Asks the agent one question at a time, over TCP, TLS or a Unix socket.
+//!
+//! # Connections
+//! An agent allows 200 connections per client address (`limits.http_max_conns_per_client`), shared by all sidecars of a
+//! host; over plain HTTP/1.1 every held query takes one. A sidecar therefore holds 4 (registration, leaf, roots,
+//! intentions), 1 for each upstream's chain and 1 for each distinct set of instances, and uses one or two more in passing:
+//! 6 + 2 for each target of its upstreams at most. What changes rarely is polled instead ([`super::mesh`],
+//! [`super::default_policy`]). Over HTTPS all share one HTTP/2 connection.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use consul_api_types::{Blocking, Meta, Method, Query, Tenancy};
+use reqwest::{
+    RequestBuilder, Response,
+    header::{HeaderMap, HeaderValue},
+    redirect,
+};
+use tokio::sync::watch;
+
+use super::address::{self, ConfigProblem};
+use crate::{config::agent::AgentConfig, model::secret::Secret};
+
+/// How long the agent may hold a query unless configured otherwise: Consul's own default.
+const WAIT: Duration = Duration::from_secs(300);
+
+/// How long an answer may take beside the time it is held; signing a first leaf is the slowest.
+const MARGIN: Duration = Duration::from_secs(15);
+
+/// The largest answer that is read.
+const BODY_LIMIT: usize = 64 << 20;
+
+/// How much of an error's text is kept, in characters.
+const TEXT_LIMIT: usize = 200;
+
+/// From where on a query asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum At {
+    /// What is there now, without waiting.
+    #[default]
+    Now,
+    /// Held until the index is past this one.
+    Index(u64),
+    /// Held until the content's hash differs from this one.
+    Hash(String),
+}
+
+/// An answer of the agent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer<T> {
+    /// What its headers say.
+    pub meta: Meta,
+    /// What it holds; `None` when the agent says that there is no such thing.
+    pub value: Option<T>,
+}
+
+/// Why there is no answer. None of its texts holds the token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No connection.
+    #[error("cannot connect to the agent: {0}")]
+    Connect(String),
+    /// The agent is silent for longer than it may hold the query.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The agent refuses or fails.
+    #[error("the agent answered {status}: {text}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of its text.
+        text: String,
+    },
+    /// The answer is not what the query's answers look like.
+    #[error("the answer cannot be read: {0}")]
+    Decode(String),
+    /// The answer is larger than 64 MiB.
+    #[error("the answer is larger than {} MiB", BODY_LIMIT >> 20)]
+    TooLarge,
+    /// The token file cannot be read or holds what cannot be a token.
+    #[error("token file {path}: {why}")]
+    TokenFile {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A client of one agent; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    http: reqwest::Client,
+    base: String,
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+    auth: Option<Secret>,
+    tenancy: Tenancy,
+    wait: Duration,
+    lost: AtomicBool,
+    recoveries: watch::Sender<u64>,
+}
+
+impl Client {
+    /// A client for the configured agent; nothing is asked yet.
+    ///
+    /// Neither proxies of the environment nor redirects are followed: they would carry the token elsewhere.
+    ///
+    /// # Errors
+    /// [`ConfigProblem`] when an address, certificate or key cannot be used.
+    pub fn new(config: AgentConfig) -> Result<Self, ConfigProblem> {
+        let target = address::target(&config)?;
+        let builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .pool_max_idle_per_host(2)
+            .tcp_keepalive(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .http2_keep_alive_timeout(MARGIN)
+            .user_agent(concat!("aralez/", env!("CARGO_PKG_VERSION")));
+        let http = address::configure(&config, &target, builder)?.build();
+        let http = http.map_err(|e| ConfigProblem { setting: "CONSUL_HTTP_ADDR", why: chain(&e) })?;
+        let tenancy = Tenancy { namespace: config.namespace.unwrap_or_default(), partition: config.partition.unwrap_or_default() };
+        let shared = Shared {
+            http,
+            base: target.base,
+            token: config.token,
+            token_file: config.token_file,
+            auth: config.auth,
+            tenancy,
+            wait: config.wait.unwrap_or(WAIT),
+            lost: AtomicBool::new(false),
+            recoveries: watch::Sender::new(0),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Namespace and partition of the service, as configured.
+    pub fn tenancy(&self) -> &Tenancy {
+        &self.shared.tenancy
+    }
+
+    /// Changes each time the agent answers again after nobody listened there: it may have been restarted.
+    pub fn recoveries(&self) -> watch::Receiver<u64> {
+        self.shared.recoveries.subscribe()
+    }
+
+    /// Asks a question; held by the agent if `at` names a position.
+    ///
+    /// # Errors
+    /// [`Error`]. A hung agent is a [`Error::Timeout`] once the hold, the sixteenth that Consul adds to it, and 15 s are over.
+    pub async fn send<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
+        let answer = self.ask(query, at).await;
+        match &answer {
+            Err(Error::Connect(_)) => self.shared.lost.store(true, Ordering::Relaxed),
+            Ok(_) if self.shared.lost.swap(false, Ordering::Relaxed) => self.shared.recoveries.send_modify(|count| *count += 1),
+            _ => {}
+        }
+        answer
+    }
+
+    async fn ask<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
+        let wait = self.shared.wait;
+        let (position, limit) = match at {
+            At::Now => (None, MARGIN),
+            At::Index(index) => (Some(("index", index.to_string())), wait + wait / 16 + MARGIN),
+            At::Hash(hash) => (Some(("hash", hash.clone())), wait + wait / 16 + MARGIN),
+        };
+        let mut params = query.params();
+        if let Some(position) = position {
+            params.extend([position, ("wait", format!("{}ms", wait.as_millis()))]);
+        }
+        let token = self.token().await?;
+        let request = self.request(query, &params, token.as_ref())?;
+        let response = request.timeout(limit).send().await.map_err(|e| transport(&e, limit))?;
+        let status = response.status().as_u16();
+        let meta = meta(response.headers());
+        let body = body(response, limit).await?;
+        if status == 200 {
+            let value = query.decode(&body).map_err(|e| Error::Decode(format!("{}: {e}", query.path())))?;
+            return Ok(Answer { meta, value: Some(value) });
+        }
+        let text = excerpt(&body, token.as_ref());
+        if status == 404 && is_absence(query, &meta, &text) {
+            return Ok(Answer { meta, value: None });
+        }
+        Err(Error::Status { status, text })
+    }
+
+    fn request<Q: Query>(&self, query: &Q, params: &[(&str, String)], token: Option<&Secret>) -> Result<RequestBuilder, Error> {
+        let method = match query.method() {
+            Method::Get => reqwest::Method::GET,
+            Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
+        };
+        let mut url = reqwest::Url::parse(&format!("{}{}", self.shared.base, query.path())).map_err(|e| Error::Connect(e.to_string()))?;
+        if !params.is_empty() {
+            url.query_pairs_mut().extend_pairs(params);
+        }
+        let mut request = self.shared.http.request(method, url);
+        if let Some(token) = token {
+            let mut value = HeaderValue::from_str(token.expose()).map_err(|_| self.bad_token("it holds a character that no token has"))?;
+            value.set_sensitive(true);
+            request = request.header("x-consul-token", value);
+        }
+        if let Some(auth) = &self.shared.auth {
+            let (user, password) = auth.expose().split_once(':').unwrap_or((auth.expose(), ""));
+            request = request.basic_auth(user, Some(password));
+        }
+        if let Some(body) = query.body() {
+            request = request.json(&body);
+        }
+        Ok(request)
+    }
+
+    /// The token to send. Its file is read for every question: a few bytes, and no rotation is ever missed.
+    async fn token(&self) -> Result<Option<Secret>, Error> {
+        let Some(path) = &self.shared.token_file else { return Ok(self.shared.token.clone()) };
+        let text = tokio::fs::read_to_string(path).await.map_err(|e| self.bad_token(e))?;
+        match text.trim() {
+            "" => Err(self.bad_token("it is empty")),
+            token => Ok(Some(Secret::new(token))),
+        }
+    }
+
+    fn bad_token(&self, why: impl ToString) -> Error {
+        let path = self.shared.token_file.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+        Error::TokenFile { path, why: why.to_string() }
+    }
+}
+
+/// Whether a 404 says that there is no such thing, rather than that nobody knows the path (a wrong address prefix, say).
+fn is_absence<Q: Query>(query: &Q, meta: &Meta, text: &str) -> bool {
+    match query.blocking() {
+        Blocking::Index => query.absent_is_value() && meta.index.is_some(),
+        Blocking::None => query.absent_is_value(),
+        // `unknown service ID: …`, the agent's answer for a registration that it does not have (any more).
+        Blocking::Hash => text.to_ascii_lowercase().contains("unknown service id"),
+    }
+}
+
+fn meta(headers: &HeaderMap) -> Meta {
+    Meta::read(|name| headers.get(name)?.to_str().ok())
+}
+
+async fn body(mut response: Response, limit: Duration) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| transport(&e, limit))? {
+        if body.len() + chunk.len() > BODY_LIMIT {
+            return Err(Error::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The beginning of an error's text, in one line and without the token.
+fn excerpt(body: &[u8], token: Option<&Secret>) -> String {
+    let text = String::from_utf8_lossy(body);
+    let text = match token.map(Secret::expose) {
+        Some(token) if !token.is_empty() => text.replace(token, "<redacted>"),
+        _ => text.into_owned(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TEXT_LIMIT).collect()
+}
+
+fn transport(error: &reqwest::Error, limit: Duration) -> Error {
+    if error.is_connect() {
+        Error::Connect(chain(error))
+    } else if error.is_timeout() {
+        Error::Timeout(limit)
+    } else {
+        Error::Broken(chain(error))
+    }
+}
+
+/// An error with its causes, which hold the useful part; without the URL, which is long and known.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if text.is_empty() { error.to_string() } else { text }
+}

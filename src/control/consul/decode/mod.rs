@@ -1,0 +1,8 @@
+//! Wire to model: pure, and the only place beside the queries where wire types are known.
+
+pub mod chain;
+pub mod endpoints;
+pub mod intentions;
+pub mod mesh;
+pub mod registration;
+mod upstream;

@@ -1,0 +1,124 @@
+//! Consul as the source: watches of the local agent's HTTP API, one file each, started and stopped as the registration asks.
+//!
+//! ```text
+//! registration ─┬─ roots, leaf, intentions, default policy, mesh entry
+//!               └─ chain of each upstream ── endpoints of each distinct (service, datacenter, filter)
+//! ```
+//!
+//! Wire types stay in this room: [`decode`] turns them into the model.
+
+mod address;
+mod chain;
+mod client;
+mod decode;
+mod default_policy;
+mod endpoints;
+mod intentions;
+mod leaf;
+mod mesh;
+mod names;
+mod registration;
+mod roots;
+mod supervisor;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use consul_api_types::Tenancy;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use self::{
+    address::ConfigProblem,
+    client::{Answer, At, Client, Error},
+};
+use self::{names::Names, supervisor::Supervisor};
+use super::{
+    reconciler::{Feed, SidecarFeed},
+    watches::Watches,
+};
+use crate::{
+    config::agent::ProxySelector,
+    model::{
+        identity::ServiceName,
+        registration::{Chain, Registration, UpstreamKey},
+    },
+};
+
+/// The pause between answers that should have been held, but carried no index.
+const POLL: Duration = Duration::from_secs(10);
+
+/// Failures in a row after which something that was never read is given up on for the time being.
+const GIVE_UP_AFTER: u32 = 3;
+
+/// Why the source cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `-sidecar-for` does not say which of several proxies is meant: wrong usage.
+    #[error("more than one sidecar proxy is registered for {service}: {ids}; choose one with -proxy-id")]
+    SeveralSidecars {
+        /// The service's ID as given.
+        service: String,
+        /// The proxies' ids.
+        ids: String,
+    },
+}
+
+/// What a watch reports to the supervisor, which passes it on and adjusts the other watches to it.
+#[derive(Debug)]
+enum Found {
+    Registration(Arc<Registration>),
+    Gone,
+    Chain(UpstreamKey, Result<Arc<Chain>, String>),
+}
+
+/// What every watch of one sidecar works with.
+#[derive(Clone)]
+struct Context {
+    client: Client,
+    feed: SidecarFeed,
+    watches: Arc<Watches>,
+    names: Arc<Names>,
+    found: mpsc::UnboundedSender<Found>,
+}
+
+impl Context {
+    /// Reports to the supervisor; when that has ended, so will the watch.
+    fn found(&self, found: Found) {
+        let _ = self.found.send(found);
+    }
+}
+
+/// Keeps everything that the selected proxy needs fresh, and brings changes to `feed`, until `shutdown`.
+///
+/// # Errors
+/// [`RunError`] when it is not clear which proxy is meant. A proxy that is not registered (yet) is waited for.
+pub async fn run(
+    client: Client,
+    selector: ProxySelector,
+    feed: Feed,
+    watches: Arc<Watches>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let looking = watches.register("registration");
+    let Some(id) = shutdown.run_until_cancelled(registration::find(&client, &selector, &looking)).await.transpose()? else {
+        return Ok(());
+    };
+    drop(looking);
+    info!(proxy = %id, "working for this proxy");
+    let (found, reports) = mpsc::unbounded_channel();
+    let context = Context { client, feed: feed.sidecar(id.clone()), watches, names: Arc::new(Names::new()), found };
+    Supervisor::new(context, id, reports).run(shutdown).await;
+    Ok(())
+}
+
+/// Where a service lives, as queries say it.
+fn tenancy(service: &ServiceName) -> Tenancy {
+    Tenancy { namespace: service.namespace.to_string(), partition: service.partition.to_string() }
+}
+
+/// Whether something that was never read should no longer be waited for: the agent refuses it, or has failed often enough.
+fn is_final(error: &Error, failures: u32) -> bool {
+    failures >= GIVE_UP_AFTER || matches!(error, Error::Status { status, .. } if (400..500).contains(status) && *status != 429)
+}

@@ -1,0 +1,202 @@
+//! Which watches should exist: derived anew from the registration and the chains after each report, then started and stopped.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+
+use consul_api_types::{DiscoveryChain, HealthConnect};
+use tokio::{
+    sync::{mpsc, watch as slot},
+    task::{Id, JoinSet},
+    time::sleep,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, error};
+
+use super::{Context, Found, chain, default_policy, endpoints, endpoints::View, intentions, leaf, mesh, registration, roots};
+use crate::{
+    control::reconciler::Change,
+    model::{
+        identity::ServiceName,
+        registration::{Chain, Registration, UpstreamKey},
+    },
+};
+
+/// The pause before a watch that ended by itself (a defect of ours) is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// One watch, by all that it asks with: another question is another watch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    Registration,
+    Roots,
+    Mesh,
+    Leaf(ServiceName),
+    Intentions(ServiceName),
+    DefaultPolicy(ServiceName, Arc<str>),
+    Chain(UpstreamKey, DiscoveryChain),
+    Endpoints(HealthConnect, Locality),
+}
+
+/// Whether instances are in our own datacenter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Locality {
+    Own,
+    Other,
+}
+
+/// A running watch; dropping it stops it.
+struct Running {
+    task: Id,
+    views: slot::Sender<Arc<[View]>>,
+    _stop: DropGuard,
+}
+
+/// Runs the watches of one sidecar.
+pub(super) struct Supervisor {
+    context: Context,
+    id: Arc<str>,
+    reports: mpsc::UnboundedReceiver<Found>,
+    registration: Option<Arc<Registration>>,
+    chains: HashMap<UpstreamKey, Arc<Chain>>,
+    running: HashMap<Source, Running>,
+    tasks: JoinSet<()>,
+}
+
+impl Supervisor {
+    pub(super) fn new(context: Context, id: Arc<str>, reports: mpsc::UnboundedReceiver<Found>) -> Self {
+        let (registration, chains, running, tasks) = Default::default();
+        Self { context, id, reports, registration, chains, running, tasks }
+    }
+
+    /// Runs until `shutdown`; then every watch has ended.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        self.adjust(Duration::ZERO);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(found) = self.reports.recv() => {
+                    self.take(found);
+                    self.adjust(Duration::ZERO);
+                }
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    let id = ended.as_ref().map_or_else(|e| e.id(), |(id, ())| *id);
+                    if let Some(source) = self.source_of(id) {
+                        error!(?source, why = ?ended.err(), "a watch ended by itself; it is started again");
+                        self.running.remove(&source);
+                        self.adjust(RESTART_PAUSE);
+                    }
+                }
+            }
+        }
+        self.running.clear();
+        self.tasks.shutdown().await;
+    }
+
+    fn source_of(&self, task: Id) -> Option<Source> {
+        self.running.iter().find(|(_, running)| running.task == task).map(|(source, _)| source.clone())
+    }
+
+    /// Notes a report and passes it on, before any watch that follows from it can say more.
+    fn take(&mut self, found: Found) {
+        match found {
+            Found::Registration(registration) => {
+                self.chains.retain(|key, _| registration.upstreams.iter().any(|u| u.key == *key));
+                self.context.feed.send(Change::Registration(registration.clone()));
+                self.registration = Some(registration);
+            }
+            Found::Gone => {
+                self.chains.clear();
+                self.registration = None;
+                self.context.feed.send(Change::RegistrationGone);
+            }
+            Found::Chain(upstream, chain) => {
+                let named = self.registration.iter().flat_map(|r| &r.upstreams).any(|u| u.key == upstream);
+                if !named {
+                    return;
+                }
+                if let Ok(chain) = &chain {
+                    self.chains.insert(upstream.clone(), chain.clone());
+                }
+                self.context.feed.send(Change::Chain { upstream: upstream.clone(), chain: chain.clone() });
+                for target in chain.iter().flat_map(|chain| &chain.targets).filter(|target| target.sni.is_empty()) {
+                    let why = "targets without a server name, as those in a cluster peer, are not supported yet".to_owned();
+                    self.context.feed.send(Change::EndpointsFailed { upstream: upstream.clone(), target: target.id.clone(), why });
+                }
+            }
+        }
+    }
+
+    /// The watches that should run, each with the targets that want its answers.
+    fn wanted(&self) -> HashMap<Source, Vec<View>> {
+        let mut wanted = HashMap::from([(Source::Registration, Vec::new())]);
+        let Some(registration) = &self.registration else { return wanted };
+        let service = &registration.service;
+        let fixed = [
+            Source::Roots,
+            Source::Mesh,
+            Source::Leaf(service.clone()),
+            Source::Intentions(service.clone()),
+            Source::DefaultPolicy(service.clone(), registration.datacenter.clone()),
+        ];
+        wanted.extend(fixed.map(|source| (source, Vec::new())));
+        for upstream in &registration.upstreams {
+            wanted.insert(Source::Chain(upstream.key.clone(), chain::query(upstream)), Vec::new());
+            for target in self.chains.get(&upstream.key).iter().flat_map(|chain| &chain.targets).filter(|target| !target.sni.is_empty()) {
+                let locality = if target.datacenter == registration.datacenter { Locality::Own } else { Locality::Other };
+                let view = View { upstream: upstream.key.clone(), target: target.id.clone(), only_passing: target.only_passing };
+                wanted.entry(Source::Endpoints(endpoints::query(target), locality)).or_default().push(view);
+            }
+        }
+        wanted
+    }
+
+    /// Stops what should not run and starts what should; what is started waits for `pause` first.
+    fn adjust(&mut self, pause: Duration) {
+        let wanted = self.wanted();
+        self.running.retain(|source, _| wanted.contains_key(source));
+        for (source, views) in wanted {
+            match self.running.entry(source) {
+                Entry::Occupied(running) => {
+                    let views: Arc<[View]> = views.into();
+                    running.get().views.send_if_modified(|last| {
+                        let changed = *last != views;
+                        *last = views;
+                        changed
+                    });
+                }
+                Entry::Vacant(place) => {
+                    let (sender, receiver) = slot::channel(Arc::from(views));
+                    let stop = CancellationToken::new();
+                    let watch = run(self.context.clone(), self.id.clone(), place.key().clone(), receiver);
+                    let stopped = stop.clone();
+                    debug!(source = ?place.key(), "watch started");
+                    let task = self.tasks.spawn(async move {
+                        stopped
+                            .run_until_cancelled(async {
+                                sleep(pause).await;
+                                watch.await;
+                            })
+                            .await;
+                    });
+                    place.insert(Running { task: task.id(), views: sender, _stop: stop.drop_guard() });
+                }
+            }
+        }
+    }
+}
+
+async fn run(context: Context, id: Arc<str>, source: Source, views: slot::Receiver<Arc<[View]>>) {
+    match source {
+        Source::Registration => registration::run(&context, &id).await,
+        Source::Roots => roots::run(&context).await,
+        Source::Mesh => mesh::run(&context).await,
+        Source::Leaf(service) => leaf::run(&context, &service).await,
+        Source::Intentions(service) => intentions::run(&context, &service).await,
+        Source::DefaultPolicy(service, datacenter) => default_policy::run(&context, &service, &datacenter).await,
+        Source::Chain(upstream, query) => chain::run(&context, &upstream, &query).await,
+        Source::Endpoints(query, locality) => endpoints::run(&context, &query, locality == Locality::Own, views).await,
+    }
+}

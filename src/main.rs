@@ -1,2 +1,47 @@
-//! The aralez program.
-fn main() {}
+//! The program: parse, log, run.
+
+use std::process::ExitCode;
+
+use aralez::{
+    app::{self, Failure},
+    cli::{self, Command},
+    telemetry,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(command) => command,
+        Err(exit) => {
+            if exit.code == 0 {
+                println!("{}", exit.text);
+            } else {
+                eprintln!("{}", exit.text);
+            }
+            return ExitCode::from(exit.code);
+        }
+    };
+    let process = match &command {
+        Command::Connect(options) => &options.process,
+        Command::Dev(options) => &options.process,
+    };
+    let log = match telemetry::log::install(process.log_level, process.log_json) {
+        Ok(log) => log,
+        Err(why) => {
+            eprintln!("aralez: cannot set up the log: {why:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match app::run(command, log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("aralez: {failure}");
+            match failure {
+                Failure::Configuration(_) => ExitCode::from(2),
+                Failure::Running(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}

@@ -1,1 +1,19 @@
-//! Real components around Aralez.
+//! Real components around Aralez, for tests that must not believe a stand-in.
+//!
+//! A test registers services with a real Consul agent ([`consul`], [`registration`]), starts small apps in its own process
+//! ([`apps`]), starts sidecars as child processes ([`sidecar`]) and talks through them ([`clients`], [`certs`]).
+//! What has to be built first is built once ([`components`]). Everything listens on loopback, on free [`ports`], and is stopped
+//! when its handle is dropped; a child's log is printed when the test that owns it panics ([`process`]).
+
+pub mod apps;
+pub mod certs;
+pub mod clients;
+pub mod components;
+pub mod consul;
+pub mod load;
+pub mod net;
+pub mod ports;
+pub mod process;
+pub mod registration;
+pub mod sidecar;
+pub mod wait;

@@ -11,3 +11,5 @@ pub mod listener;
 pub mod mesh;
 pub mod registration;
 pub mod secret;
+#[cfg(test)]
+pub(crate) mod testing;

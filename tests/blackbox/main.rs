@@ -4,3 +4,15 @@
 mod support;
 
 mod agent;
+mod cli;
+mod faults;
+mod http;
+mod identity;
+mod intentions;
+mod lifecycle;
+mod listeners;
+mod protocols;
+mod readiness;
+mod telemetry;
+mod upstreams;
+mod watches;

@@ -88,8 +88,8 @@ wire! {
         pub socket_path: String,
         /// Addresses by purpose: `lan`, `wan`, `consul-virtual`, `consul-virtual:<service>`, ….
         pub tagged_addresses: BTreeMap<String, ServiceAddress>,
-        /// Load-balancing weights.
-        pub weights: Weights,
+        /// Load-balancing weights; the agent always prints them, and absent means [`Weights::default`].
+        pub weights: Option<Weights>,
         /// Whether other agents may change the tags.
         pub enable_tag_override: bool,
         /// Hash of this answer, for the hash form of blocking (`/v1/agent/service/<id>` only).

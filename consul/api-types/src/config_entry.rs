@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::chain::{FailoverPolicy, PrioritizeByLocality};
-use crate::duration::{GoDuration, as_nanos};
+use crate::duration::{GoDuration, as_nanos, as_optional_nanos};
 use crate::proxy::{AccessLogs, Expose, MeshGateway, TransparentProxy};
 use crate::query::{Blocking, Query, Tenancy, path};
 use crate::wire::wire;
@@ -252,7 +252,8 @@ wire! {
         pub enforcing_consecutive_5xx: Option<u32>,
         /// Most endpoints ejected at once, in percent; none means 10.
         pub max_ejection_percent: Option<u32>,
-        /// Time of the first ejection, none means 30 s; printed as text, and integer nanoseconds by Consul.
+        /// Time of the first ejection, none means 30 s; integer nanoseconds on the wire.
+        #[serde(serialize_with = "as_optional_nanos")]
         pub base_ejection_time: Option<GoDuration>,
     }
 

@@ -192,6 +192,11 @@ pub(crate) fn as_nanos<S: Serializer>(duration: &GoDuration, serializer: S) -> R
     serializer.serialize_i64(duration.0)
 }
 
+/// [`as_nanos`] for a field that may be unset.
+pub(crate) fn as_optional_nanos<S: Serializer>(duration: &Option<GoDuration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.0).serialize(serializer)
+}
+
 impl<'de> Deserialize<'de> for GoDuration {
     /// Reads either form; empty text is zero.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -95,7 +95,7 @@ wire! {
         pub create_index: u64,
         /// Raft index of the last change.
         pub modify_index: u64,
-        /// All other keys: `Hash`, `LegacyMeta` and what a newer agent adds.
+        /// All other keys: `Hash`, `DefaultAddr` and `DefaultPort`, which decide nothing, and what a newer agent adds.
         #[serde(flatten)]
         pub unknown: Map<String, Value>,
     }

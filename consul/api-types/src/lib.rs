@@ -15,11 +15,14 @@ mod authorize;
 mod chain;
 mod config_entry;
 mod duration;
+mod gateway;
 mod health;
 mod intention;
+mod jwt_provider;
 mod leaf;
 mod meta;
 mod opaque;
+mod peering;
 mod prepared_query;
 mod proxy;
 mod query;
@@ -40,14 +43,20 @@ pub use config_entry::{
     UpstreamPassiveHealthCheck,
 };
 pub use duration::{DurationError, GoDuration};
+pub use gateway::{GatewaysByDatacenter, MeshGateways};
 pub use health::{AgentChecks, HealthCheck, HealthConnect, Node, ServiceEntry};
 pub use intention::{
     HeaderPermission, HttpPermission, Intention, IntentionMatch, IntentionMatches, JwtRequiredProvider, JwtRequirement, Permission,
     VerifyClaim,
 };
+pub use jwt_provider::{
+    JwtBackOff, JwtCache, JwtCertificateProvider, JwtCluster, JwtForwarding, JwtHeader, JwtKeySet, JwtLocalKeys, JwtLocation, JwtName,
+    JwtProvider, JwtRemoteKeys, JwtRetryPolicy, JwtTrust, JwtTrustedCa,
+};
 pub use leaf::{Leaf, LeafCert};
 pub use meta::Meta;
 pub use opaque::{ConfigError, Limits, PassiveHealthCheck, ProxyConfig, UpstreamConfig};
+pub use peering::{Peering, PeeringByName, PeeringRemote, PeeringStream, Peerings};
 pub use prepared_query::{PreparedQuery, PreparedQueryResult};
 pub use proxy::{AccessLogs, Expose, ExposePath, MeshGateway, Proxy, TransparentProxy, Upstream};
 pub use query::{Blocking, Method, Query, Tenancy};

@@ -38,6 +38,7 @@ impl Query for RegisterService {
     }
 
     fn body(&self) -> Option<Value> {
+        // Printing fails on map keys that are no text, of which there are none.
         serde_json::to_value(&self.service).ok()
     }
 

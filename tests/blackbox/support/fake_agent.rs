@@ -214,6 +214,11 @@ impl FakeAgent {
         });
     }
 
+    /// Lists this root beside its own, in place of the one given before.
+    pub fn trust_also(&self, other: Option<Authority>) {
+        self.change(Endpoint::Roots, "", |catalog| catalog.other_root = other);
+    }
+
     /// Says `"Roots": []`, or the truth again.
     pub fn hide_roots(&self, hide: bool) {
         self.change(Endpoint::Roots, "", |catalog| catalog.hide_roots = hide);

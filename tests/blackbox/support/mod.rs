@@ -1,4 +1,8 @@
-//! What the tests stand on: a fake Consul agent with a CA of its own, the sidecar process, a load.
+//! What the tests stand on: a fake Consul agent with a CA of its own, sidecar processes, a small mesh, mTLS peers.
 
 pub mod ca;
 pub mod fake_agent;
+pub mod mesh;
+pub mod raw;
+pub mod sidecar;
+pub mod tls;

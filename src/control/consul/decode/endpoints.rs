@@ -35,7 +35,12 @@ fn endpoint(entry: &ServiceEntry, local: bool, only_passing: bool, names: &Resol
     let ip = names.ip(host).ok()?;
     let health = health(entry, only_passing);
     let id = format!("{}/{}", entry.node.node, entry.service.id).into();
-    Some(Endpoint { id, address: Address::Tcp((ip, port).into()), weight: weight(entry.service.weights, health), health })
+    Some(Endpoint {
+        id,
+        address: Address::Tcp((ip, port).into()),
+        weight: weight(entry.service.weights.unwrap_or_default(), health),
+        health,
+    })
 }
 
 /// Host and port to dial. Between datacenters the WAN address counts: the service's, else, if it has none at all, its node's.

@@ -16,6 +16,8 @@ pub const TRUST_DOMAIN: &str = "11111111-2222-3333-4444-555555555555.consul";
 pub struct Catalog {
     /// All trusted roots, oldest first; the last one signs.
     pub roots: Vec<Authority>,
+    /// A root that is listed first and signs nothing here.
+    pub other_root: Option<Authority>,
     /// Say `"Roots": []`.
     pub hide_roots: bool,
     /// The new root, certified by the one before: sent with new leaves while set.
@@ -88,6 +90,7 @@ impl Catalog {
     pub fn new() -> Catalog {
         Catalog {
             roots: vec![Authority::new("root-1", TRUST_DOMAIN)],
+            other_root: None,
             hide_roots: false,
             cross_signed: None,
             leaves: HashMap::new(),
@@ -129,7 +132,8 @@ impl Catalog {
             },
             Endpoint::Leaf => Ok(self.leaf(name)),
             Endpoint::Roots => Ok(self.roots()),
-            Endpoint::Intentions => Ok(json!({ name: self.intentions.get(name).cloned().unwrap_or_default() })),
+            // A destination without intentions has null, not an empty list.
+            Endpoint::Intentions => Ok(json!({ name: self.intentions.get(name).filter(|list| !list.is_empty()) })),
             Endpoint::Authorize => Ok(self.authorize()),
             Endpoint::Mesh => match &self.mesh {
                 Some(entry) => Ok(entry.clone()),
@@ -161,9 +165,11 @@ impl Catalog {
     fn roots(&self) -> Value {
         let active = self.signer().id;
         let now = OffsetDateTime::now_utc();
-        let shown = if self.hide_roots { &[][..] } else { &self.roots[..] };
-        let roots: Vec<Value> = shown
+        let roots: Vec<Value> = self
+            .other_root
             .iter()
+            .chain(&self.roots)
+            .filter(|_| !self.hide_roots)
             .map(|root| {
                 let is_active = root.id == active;
                 json!({
@@ -225,7 +231,12 @@ impl Catalog {
             targets.insert(id(service), target);
         }
         let failover: Vec<String> = spec.failover.iter().map(|service| id(service)).collect();
-        let failover = (!failover.is_empty()).then(|| json!({"Targets": failover}));
+        let mut resolver = json!({"ConnectTimeout": timeout, "Target": id(&spec.target)});
+        if failover.is_empty() {
+            resolver["Default"] = json!(true);
+        } else {
+            resolver["Failover"] = json!({"Targets": failover});
+        }
         let start = format!("resolver:{}", id(&spec.target));
         json!({"Chain": {
             "ServiceName": service,
@@ -238,12 +249,7 @@ impl Catalog {
             "Nodes": { start.clone(): {
                 "Type": "resolver",
                 "Name": id(&spec.target),
-                "Resolver": {
-                    "Default": failover.is_none(),
-                    "ConnectTimeout": timeout,
-                    "Target": id(&spec.target),
-                    "Failover": failover,
-                },
+                "Resolver": resolver,
             }},
             "Targets": targets,
         }})

@@ -1,0 +1,212 @@
+//! HTTP echo: HTTP/1.1 with WebSocket, HTTP/2 with trailers, gRPC-shaped streams, all on one port.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{App, Counters};
+use crate::net::{Address, Listener, Stream};
+
+type Body = BoxBody<Bytes, hyper::Error>;
+
+/// Starts an HTTP echo called `name` on loopback.
+///
+/// - Any path answers 200, returns the request body as it comes, and names the app in `x-app`.
+/// - `/debug?env=dump` (under any prefix): request line, header fields in canonical case, `FORTIO_NAME=<name>`, as plain text.
+/// - `/slow?ms=<n>`: echo after n milliseconds.
+/// - `Upgrade: websocket`: a WebSocket that echoes text and binary messages.
+/// - HTTP/2: the number of body bytes comes as trailer `x-echo-bytes`.
+/// - `content-type: application/grpc…`: messages return as they come, then trailer `grpc-status: 0`.
+///
+/// # Errors
+/// When it cannot listen.
+pub async fn http_echo(name: &str) -> Result<App> {
+    let (listener, address) = Listener::loopback().await?;
+    Ok(serve(name, listener, address))
+}
+
+/// The same on a Unix socket.
+///
+/// # Errors
+/// When it cannot listen there.
+pub fn http_echo_on(name: &str, socket: &Path) -> Result<App> {
+    let (listener, address) = Listener::unix(socket)?;
+    Ok(serve(name, listener, address))
+}
+
+fn serve(name: &str, listener: Listener, address: Address) -> App {
+    let counters = Arc::new(Counters::default());
+    let echo = Echo { name: name.into(), counters: counters.clone() };
+    let accepting = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok(stream) = listener.accept().await {
+            echo.counters.connections.fetch_add(1, Ordering::Relaxed);
+            connections.spawn(connection(echo.clone(), stream));
+        }
+    });
+    App { address, counters, accepting }
+}
+
+#[derive(Clone, Debug)]
+struct Echo {
+    name: Arc<str>,
+    counters: Arc<Counters>,
+}
+
+/// Serves one connection, and the WebSockets that come out of it.
+async fn connection(echo: Echo, stream: Stream) {
+    let (upgraded, mut upgrades) = tokio::sync::mpsc::unbounded_channel();
+    let service = service_fn(|request| {
+        let (echo, upgraded) = (echo.clone(), upgraded.clone());
+        async move {
+            let (response, websocket) = echo.answer(request).await;
+            if let Some(websocket) = websocket {
+                drop(upgraded.send(websocket));
+            }
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let server = auto::Builder::new(TokioExecutor::new());
+    // How a connection ends is the client's to see.
+    drop(server.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
+    if let Ok(websocket) = upgrades.try_recv() {
+        echo_messages(websocket).await;
+    }
+}
+
+impl Echo {
+    async fn answer(&self, mut request: Request<Incoming>) -> (Response<Body>, Option<OnUpgrade>) {
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(accept) = websocket_accept(request.headers()) {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let mut response = self.response(text(String::new()));
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+            response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+            return (response, Some(upgrade));
+        }
+        let (parts, body) = request.into_parts();
+        (self.echo(&parts, body).await, None)
+    }
+
+    async fn echo(&self, parts: &Parts, body: Incoming) -> Response<Body> {
+        let query = parts.uri.query().unwrap_or_default();
+        if parts.uri.path().ends_with("/debug") && query == "env=dump" {
+            return self.response(text(self.dump(parts)));
+        }
+        if parts.uri.path().ends_with("/slow")
+            && let Some(pause) = query.strip_prefix("ms=").and_then(|ms| ms.parse().ok())
+        {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        let kind = parts.headers.get("content-type").cloned();
+        if let Some(kind) = kind.filter(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+            let mut response = self.response(with_trailer(body, |_| ("grpc-status", 0)));
+            response.headers_mut().insert("content-type", kind);
+            return response;
+        }
+        match parts.version {
+            Version::HTTP_2 => self.response(with_trailer(body, |bytes| ("x-echo-bytes", bytes))),
+            _ => self.response(body.boxed()),
+        }
+    }
+
+    fn response(&self, body: Body) -> Response<Body> {
+        let mut response = Response::new(body);
+        if let Ok(name) = HeaderValue::from_str(&self.name) {
+            response.headers_mut().insert("x-app", name);
+        }
+        response
+    }
+
+    fn dump(&self, parts: &Parts) -> String {
+        let mut dump = format!("{} {} {:?}\n\n", parts.method, parts.uri, parts.version);
+        if !parts.headers.contains_key(HOST)
+            && let Some(authority) = parts.uri.authority()
+        {
+            _ = writeln!(dump, "Host: {authority}");
+        }
+        for (name, value) in &parts.headers {
+            _ = writeln!(dump, "{}: {}", canonical(name), String::from_utf8_lossy(value.as_bytes()));
+        }
+        _ = writeln!(dump, "\nFORTIO_NAME={}", self.name);
+        dump
+    }
+}
+
+/// The body as it comes, then one trailer made from its length in bytes.
+fn with_trailer(body: Incoming, trailer: impl Fn(u64) -> (&'static str, u64) + Send + Sync + 'static) -> Body {
+    let length = Arc::new(AtomicU64::new(0));
+    let counted = length.clone();
+    let body = body.map_frame(move |frame| {
+        counted.fetch_add(frame.data_ref().map_or(0, |data| data.len() as u64), Ordering::Relaxed);
+        frame
+    });
+    let trailers = async move {
+        let (name, value) = trailer(length.load(Ordering::Relaxed));
+        Some(Ok(HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from(value))])))
+    };
+    // `Box::pin`, because the body is polled in place and an async block cannot be moved once polled.
+    body.with_trailers(Box::pin(trailers)).boxed()
+}
+
+fn text(text: String) -> Body {
+    Full::from(text).map_err(|never| match never {}).boxed()
+}
+
+/// `x-foo-bar` as `X-Foo-Bar`.
+fn canonical(name: &HeaderName) -> String {
+    let mut start = true;
+    let letter = |letter: char| {
+        let letter = if start { letter.to_ascii_uppercase() } else { letter };
+        start = letter == '-';
+        letter
+    };
+    name.as_str().chars().map(letter).collect()
+}
+
+/// The answer to a WebSocket handshake, if this is one (RFC 6455 §4.2).
+fn websocket_accept(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(UPGRADE)?.to_str().ok()?;
+    let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| upgrade.eq_ignore_ascii_case("websocket"))?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+async fn echo_messages(upgrade: OnUpgrade) {
+    let echoed: Result<()> = async {
+        let io = TokioIo::new(upgrade.await.context("upgrade")?);
+        let mut websocket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+        while let Some(message) = websocket.next().await {
+            let message = message?;
+            if message.is_text() || message.is_binary() {
+                websocket.send(message).await?;
+            }
+        }
+        Ok(())
+    }
+    .await;
+    // A broken connection ends the echo; the client is the judge.
+    drop(echoed);
+}

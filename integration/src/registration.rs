@@ -1,0 +1,190 @@
+//! Service registrations, in the words of `PUT /v1/agent/service/register`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::net::Address;
+use crate::ports::free_port;
+
+/// A service with a sidecar. Everything is on 127.0.0.1; the sidecar's port is given, because Consul's own choice starts at 21000.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Name: what others call, and the identity of the leaf.
+    pub name: String,
+    /// ID, unique on the agent. The sidecar's is `<id>-sidecar-proxy`.
+    pub id: String,
+    /// Where the app listens.
+    pub app: Address,
+    /// Port of the sidecar's public (mTLS) listener.
+    pub sidecar_port: u16,
+    /// `Proxy.Config.protocol`; absent means what central configuration says, else tcp.
+    pub protocol: Option<String>,
+    /// `Meta`, which the agent copies to the sidecar.
+    pub meta: BTreeMap<String, String>,
+    /// What the service calls.
+    pub upstreams: Vec<Upstream>,
+    /// How Consul learns that the sidecar is up.
+    pub check: Check,
+}
+
+/// The health check of a sidecar.
+#[derive(Clone, Copy, Debug)]
+pub enum Check {
+    /// Consul connects to the public listener every second (its shortest interval), as its default check does every ten.
+    Tcp,
+    /// Passing for an hour from the registration on: survives a restart of the agent, which sets a TCP check back to critical.
+    Ttl,
+}
+
+/// One upstream of a [`Service`].
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Name of the called service.
+    pub destination: String,
+    /// Where the sidecar listens for the app.
+    pub bind: Bind,
+    /// `Config.protocol`; absent as in [`Service::protocol`].
+    pub protocol: Option<String>,
+}
+
+/// Where a sidecar listens for an upstream.
+#[derive(Clone, Debug)]
+pub enum Bind {
+    /// `LocalBindPort` on 127.0.0.1.
+    Port(u16),
+    /// `LocalBindSocketPath` with `LocalBindSocketMode` (octal, as Consul takes it).
+    Socket(PathBuf, String),
+}
+
+impl Service {
+    /// A tcp service without upstreams, with its name as its ID and a free port for its sidecar.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn new(name: impl Into<String>, app: &Address) -> Result<Self> {
+        let name = name.into();
+        Ok(Self {
+            id: name.clone(),
+            name,
+            app: app.clone(),
+            sidecar_port: free_port()?,
+            protocol: None,
+            meta: BTreeMap::new(),
+            upstreams: Vec::new(),
+            check: Check::Tcp,
+        })
+    }
+
+    /// Another instance of a service: the same name, its own ID.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
+    }
+
+    /// Sets the protocol of the service.
+    pub fn protocol(mut self, protocol: &str) -> Self {
+        self.protocol = Some(protocol.into());
+        self
+    }
+
+    /// Adds a `Meta` value.
+    pub fn meta(mut self, key: &str, value: &str) -> Self {
+        self.meta.insert(key.into(), value.into());
+        self
+    }
+
+    /// Adds an upstream.
+    pub fn upstream(mut self, upstream: Upstream) -> Self {
+        self.upstreams.push(upstream);
+        self
+    }
+
+    /// Sets how Consul learns that the sidecar is up.
+    pub fn check(mut self, check: Check) -> Self {
+        self.check = check;
+        self
+    }
+
+    /// ID of the sidecar's own registration.
+    pub fn proxy_id(&self) -> String {
+        format!("{}-sidecar-proxy", self.id)
+    }
+
+    /// Address of the public listener.
+    pub fn public(&self) -> Address {
+        Address::port(self.sidecar_port)
+    }
+
+    /// The request body.
+    pub fn body(&self) -> Value {
+        let check = match self.check {
+            Check::Tcp => json!({"Name": "listening", "TCP": format!("127.0.0.1:{}", self.sidecar_port), "Interval": "1s"}),
+            Check::Ttl => json!({"Name": "running", "CheckID": self.ttl_check(), "TTL": "1h", "Status": "passing"}),
+        };
+        let mut proxy = json!({"Upstreams": self.upstreams.iter().map(Upstream::body).collect::<Vec<_>>()});
+        if let Some(protocol) = &self.protocol {
+            proxy["Config"] = json!({"protocol": protocol});
+        }
+        let sidecar = json!({"Port": self.sidecar_port, "Checks": [check], "Proxy": proxy});
+        let mut body = json!({
+            "Name": self.name, "ID": self.id, "Address": "127.0.0.1", "Meta": self.meta, "Connect": {"SidecarService": sidecar},
+        });
+        match &self.app {
+            Address::Tcp(address) => body["Port"] = json!(address.port()),
+            Address::Unix(path) => body["SocketPath"] = json!(path),
+        }
+        body
+    }
+
+    /// ID of the check under [`Check::Ttl`].
+    pub fn ttl_check(&self) -> String {
+        format!("{}-running", self.proxy_id())
+    }
+}
+
+impl Upstream {
+    /// An upstream on a free port.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn new(destination: impl Into<String>) -> Result<Self> {
+        Ok(Self { destination: destination.into(), bind: Bind::Port(free_port()?), protocol: None })
+    }
+
+    /// An upstream on a Unix socket with the given mode.
+    pub fn socket(destination: impl Into<String>, path: impl Into<PathBuf>, mode: &str) -> Self {
+        Self { destination: destination.into(), bind: Bind::Socket(path.into(), mode.into()), protocol: None }
+    }
+
+    /// Sets the protocol spoken to this upstream.
+    pub fn protocol(mut self, protocol: &str) -> Self {
+        self.protocol = Some(protocol.into());
+        self
+    }
+
+    /// Where the app dials.
+    pub fn address(&self) -> Address {
+        match &self.bind {
+            Bind::Port(port) => Address::port(*port),
+            Bind::Socket(path, _) => Address::Unix(path.clone()),
+        }
+    }
+
+    fn body(&self) -> Value {
+        let mut body = json!({"DestinationName": self.destination});
+        match &self.bind {
+            Bind::Port(port) => body["LocalBindPort"] = json!(port),
+            Bind::Socket(path, mode) => {
+                body["LocalBindSocketPath"] = json!(path);
+                body["LocalBindSocketMode"] = json!(mode);
+            }
+        }
+        if let Some(protocol) = &self.protocol {
+            body["Config"] = json!({"protocol": protocol});
+        }
+        body
+    }
+}

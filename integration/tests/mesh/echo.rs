@@ -1,0 +1,172 @@
+//! Bytes, requests, messages and streams pass through both sidecars unharmed.
+
+use std::os::unix::fs::PermissionsExt;
+
+use aralez_integration::apps::{self, FAREWELL};
+use aralez_integration::clients::{self, GrpcCall, HttpClient};
+use aralez_integration::consul::Agent;
+use aralez_integration::registration::{Service, Upstream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::scene::{Pair, caller, echoes, http_answers, socket, tcp_works, unique};
+
+/// More than any buffer on the way holds.
+const LARGE: usize = 3 * 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp() {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::tcp_echo().await.unwrap();
+    let pair = Pair::start(&agent, "tcp", &app.address).await;
+
+    let mut stream = pair.upstream.connect().await.unwrap();
+    echoes(&mut stream, b"hello").await.unwrap();
+
+    let large = vec![b'x'; LARGE];
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sending = tokio::spawn(async move { write.write_all(&large).await.map(|()| write) });
+    let mut back = vec![0; LARGE];
+    read.read_exact(&mut back).await.unwrap();
+    assert!(back.iter().all(|byte| *byte == b'x'));
+
+    // Half-close: after our FIN the other direction still works.
+    sending.await.unwrap().unwrap().shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    read.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, FAREWELL);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http() {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, "http", &app.address).await;
+
+    let mut client = HttpClient::http1(&pair.upstream).await.unwrap();
+    for turn in 0..10 {
+        let answer = client.post("/any/path?q=1", format!("hello {turn}")).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.text()), (200, format!("hello {turn}")));
+        assert_eq!(answer.headers["x-app"], "db");
+    }
+    let large = client.post("/", vec![b'x'; LARGE]).await.unwrap();
+    assert_eq!(large.body.len(), LARGE);
+    let dump = client.get("/debug?env=dump").await.unwrap().text();
+    assert!(dump.starts_with("GET /debug?env=dump HTTP/1.1\n"), "{dump}");
+    assert!(dump.contains("\nHost: localhost\n"), "{dump}");
+    assert!(dump.contains("\nFORTIO_NAME=db\n"), "{dump}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http2() {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, "http2", &app.address).await;
+
+    let mut client = HttpClient::http2(&pair.upstream).await.unwrap();
+    for size in [0, 5, LARGE] {
+        let answer = client.post("/any/path", vec![b'x'; size]).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (200, size));
+        assert_eq!(answer.trailers["x-echo-bytes"], size.to_string());
+    }
+    let dump = client.get("/debug?env=dump").await.unwrap().text();
+    assert!(dump.contains("HTTP/2.0\n"), "the app must be spoken to in HTTP/2: {dump}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_unary_and_bidi() {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, "grpc", &app.address).await;
+
+    let unary = GrpcCall::open(&pair.upstream, "/echo.Echo/Unary").await.unwrap();
+    unary.send(b"one").await.unwrap();
+    let (messages, trailers) = unary.finish().await.unwrap();
+    assert_eq!(messages, ["one"]);
+    assert_eq!(trailers["grpc-status"], "0");
+
+    let mut bidi = GrpcCall::open(&pair.upstream, "/echo.Echo/Bidi").await.unwrap();
+    for turn in 0..50 {
+        let message = format!("message {turn}");
+        bidi.send(message.as_bytes()).await.unwrap();
+        // The answer comes while the request is still open: nothing on the way waits for its end.
+        assert_eq!(bidi.receive().await.unwrap().unwrap(), message);
+    }
+    bidi.send(b"last").await.unwrap();
+    let (rest, trailers) = bidi.finish().await.unwrap();
+    assert_eq!(rest, ["last"]);
+    assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn websocket() {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, "http", &app.address).await;
+
+    let mut socket = clients::websocket(&pair.upstream, "/chat").await.unwrap();
+    for message in [Message::text("hello"), Message::binary(vec![7; 100_000]), Message::text("again")] {
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), message);
+    }
+    socket.close(None).await.unwrap();
+    while socket.next().await.is_some_and(|message| message.is_ok()) {}
+
+    // The listener still serves plain requests.
+    http_answers(&pair.upstream, 200).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unix_sockets_on_both_sides_tcp() {
+    let agent = Agent::shared().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let app = apps::tcp_echo_on(&socket(&folder, "app.sock")).unwrap();
+    let db = Service::new(unique("db"), &app.address).unwrap();
+    let path = socket(&folder, "upstream.sock");
+    let pair = Pair::launch(&agent, caller(Upstream::socket(&db.name, &path, "0600")), db).await;
+
+    tcp_works(&pair.upstream).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unix_sockets_on_both_sides_http() {
+    let agent = Agent::shared().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let app = apps::http_echo_on("db", &socket(&folder, "app.sock")).unwrap();
+    let db = Service::new(unique("db"), &app.address).unwrap().protocol("http");
+    let path = socket(&folder, "upstream.sock");
+    let upstream = Upstream::socket(&db.name, &path, "0666").protocol("http");
+    let pair = Pair::launch(&agent, caller(upstream), db).await;
+
+    let mut client = HttpClient::http1(&pair.upstream).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.post("/", "hello").await.unwrap().text(), "hello");
+    }
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousand_concurrent_connections() {
+    const COUNT: usize = 1000;
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::tcp_echo().await.unwrap();
+    let pair = Pair::start(&agent, "tcp", &app.address).await;
+
+    let mut opening = JoinSet::new();
+    for _ in 0..COUNT {
+        let address = pair.upstream.clone();
+        opening.spawn(async move {
+            let mut stream = address.connect().await?;
+            echoes(&mut stream, b"hello").await.map(|()| stream)
+        });
+    }
+    let mut open: Vec<_> = opening.join_all().await.into_iter().collect::<Result<_, _>>().unwrap();
+    assert_eq!(app.connections(), COUNT as u64);
+    // All are open at once, and each still works.
+    for stream in &mut open {
+        echoes(stream, b"still here").await.unwrap();
+    }
+}

@@ -1,0 +1,120 @@
+//! Intentions decide on new and on live connections, within two seconds.
+
+use anyhow::{Context, ensure};
+use aralez_integration::apps;
+use aralez_integration::clients::{GrpcCall, HttpClient};
+use aralez_integration::consul::{Agent, Options};
+use aralez_integration::registration::Upstream;
+use aralez_integration::sidecar::Sidecar;
+use aralez_integration::wait::{eventually, steadily};
+use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use crate::scene::{Pair, SOON, caller, echoes, http_answers, tcp_refused, tcp_works};
+
+/// Asks on one kept-alive connection until the status is the wanted one.
+async fn turns_to(client: &mut HttpClient, status: u16) {
+    eventually(&format!("{status} on the same connection"), SOON, async || {
+        let answer = client.get("/").await?;
+        ensure!(answer.status == status, "{}", answer.status);
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+async fn flip_on_a_live_http_connection(protocol: &str) {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, protocol, &app.address).await;
+    let mut client = match protocol {
+        "http" => HttpClient::http1(&pair.upstream).await.unwrap(),
+        _ => HttpClient::http2(&pair.upstream).await.unwrap(),
+    };
+    assert_eq!(client.get("/").await.unwrap().status, 200);
+
+    agent.intention(&pair.web.name, &pair.db.name, "deny").await.unwrap();
+    turns_to(&mut client, 403).await;
+    let served = app.requests();
+    assert_eq!(client.post("/", "secret").await.unwrap().status, 403);
+    assert_eq!(app.requests(), served, "a denied request reached the app");
+
+    agent.intention(&pair.web.name, &pair.db.name, "allow").await.unwrap();
+    turns_to(&mut client, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flip_http() {
+    flip_on_a_live_http_connection("http").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flip_http2() {
+    flip_on_a_live_http_connection("http2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn denied_grpc_is_permission_denied() {
+    const PERMISSION_DENIED: &str = "7";
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, "grpc", &app.address).await;
+    agent.intention(&pair.web.name, &pair.db.name, "deny").await.unwrap();
+
+    eventually("PERMISSION_DENIED", SOON, async || {
+        let call = GrpcCall::open(&pair.upstream, "/echo.Echo/Unary").await?;
+        let (_, trailers) = call.finish().await?;
+        let status = trailers.get("grpc-status").context("no grpc-status")?;
+        ensure!(status == PERMISSION_DENIED, "{status:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flip_tcp() {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::tcp_echo().await.unwrap();
+    let pair = Pair::start(&agent, "tcp", &app.address).await;
+    let other = caller(Upstream::new(&pair.db.name).unwrap());
+    agent.register(&other).await.unwrap();
+    let _other_sidecar = Sidecar::start(&agent, &other).await.unwrap();
+    let mut denied = pair.upstream.connect().await.unwrap();
+    let mut untouched = other.upstreams[0].address().connect().await.unwrap();
+    echoes(&mut denied, b"hello").await.unwrap();
+    echoes(&mut untouched, b"hello").await.unwrap();
+
+    agent.intention(&pair.web.name, &pair.db.name, "deny").await.unwrap();
+    let end = timeout(SOON, denied.read_u8()).await.expect("the live tunnel was not closed in time");
+    assert!(end.is_err(), "a byte instead of the end");
+    let connections = app.connections();
+    tcp_refused(&pair.upstream).await.unwrap();
+    assert_eq!(app.connections(), connections, "a denied connection reached the app");
+    echoes(&mut untouched, b"another source").await.unwrap();
+
+    agent.intention(&pair.web.name, &pair.db.name, "allow").await.unwrap();
+    eventually("an echo", SOON, async || tcp_works(&pair.upstream).await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn default_deny_and_precedence() {
+    let agent = Agent::start(Options { config: json!({"default_intention_policy": "deny"}), ..Options::default() }).await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, "http", &app.address).await;
+    http_answers(&pair.upstream, 403).await.unwrap();
+
+    agent.intention("*", &pair.db.name, "allow").await.unwrap();
+    eventually("200 by the wildcard", SOON, async || http_answers(&pair.upstream, 200).await).await.unwrap();
+
+    // The exact source comes first, whatever the wildcard says.
+    agent.intention(&pair.web.name, &pair.db.name, "deny").await.unwrap();
+    eventually("403 by the exact source", SOON, async || http_answers(&pair.upstream, 403).await).await.unwrap();
+
+    agent.delete_intention(&pair.web.name, &pair.db.name).await.unwrap();
+    eventually("200 by the wildcard again", SOON, async || http_answers(&pair.upstream, 200).await).await.unwrap();
+    agent.delete_intention("*", &pair.db.name).await.unwrap();
+    eventually("403 by the default", SOON, async || http_answers(&pair.upstream, 403).await).await.unwrap();
+    steadily(SOON, async || http_answers(&pair.upstream, 403).await).await.unwrap();
+}

@@ -1,0 +1,132 @@
+//! What clap reads: the verbs and the flags that mean something here.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::{model::secret::Secret, telemetry::log::Level};
+
+/// A service-mesh sidecar for Consul.
+#[derive(Debug, Parser)]
+#[command(name = "aralez", version, disable_help_subcommand = true, args_override_self = true)]
+#[command(after_help = "Flags may be written with one dash or two. Exit codes: 0 fine, 1 failed while running, 2 wrong usage.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Be the Connect sidecar of a service that is registered with the local Consul agent
+    #[command(args_override_self = true)]
+    Connect(Box<Connect>),
+    /// Run a whole mesh in this process: a catalog and a CA of its own, sidecars and demo services; no Consul needed
+    #[command(args_override_self = true)]
+    Dev(Dev),
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Connect {
+    /// Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]
+    #[arg(long, value_name = "SERVICE ID")]
+    pub(super) sidecar_for: Option<String>,
+    /// Be the proxy with this id; wins over -sidecar-for [env: CONNECT_PROXY_ID]
+    #[arg(long, value_name = "ID")]
+    pub(super) proxy_id: Option<String>,
+    /// The agent: host:port, http://…, https://… or unix://PATH [default: 127.0.0.1:8500] [env: CONSUL_HTTP_ADDR]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) http_addr: Option<String>,
+    /// ACL token; better in the variable or a file, where other users cannot see it [env: CONSUL_HTTP_TOKEN]
+    #[arg(long, value_parser = secret)]
+    pub(super) token: Option<Secret>,
+    /// File with the ACL token; wins over -token [env: CONSUL_HTTP_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// CA of the agent's certificate, PEM [env: CONSUL_CACERT]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Folder of such CAs [env: CONSUL_CAPATH]
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) ca_path: Option<PathBuf>,
+    /// Client certificate to show the agent, PEM [env: CONSUL_CLIENT_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub(super) client_cert: Option<PathBuf>,
+    /// Key of the client certificate, PEM [env: CONSUL_CLIENT_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub(super) client_key: Option<PathBuf>,
+    /// Name to expect in the agent's certificate [env: CONSUL_TLS_SERVER_NAME]
+    #[arg(long, value_name = "NAME")]
+    pub(super) tls_server_name: Option<String>,
+    /// Namespace of the service, Consul Enterprise [env: CONSUL_NAMESPACE]
+    #[arg(long, value_name = "NAME")]
+    pub(super) namespace: Option<String>,
+    /// Admin partition of the service, Consul Enterprise [env: CONSUL_PARTITION]
+    #[arg(long, value_name = "NAME")]
+    pub(super) partition: Option<String>,
+    /// What callers may do that no intention names, for agents that cannot tell; unset, they are then denied
+    #[arg(long, value_name = "POLICY")]
+    pub(super) default_intention_policy: Option<Policy>,
+    /// Address of one more listener that serves /ready only; needs the port too
+    #[arg(long, value_name = "IP")]
+    pub(super) envoy_ready_bind_address: Option<String>,
+    /// Port of that listener
+    #[arg(long, value_name = "PORT")]
+    pub(super) envoy_ready_bind_port: Option<u16>,
+    #[command(flatten)]
+    pub(super) process: Process,
+    /// Accepted because Consul passes what follows -- on to Envoy
+    #[arg(last = true, hide = true)]
+    pub(super) envoy_args: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Dev {
+    /// The mesh to run; without it, two demo services: web calls api
+    #[arg(value_name = "MESH.YAML")]
+    pub(super) mesh: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) process: Process,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Process {
+    /// Where the admin API listens: IP:port or localhost:port; "off" for none
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
+    pub(super) admin_bind: String,
+    /// Worker threads of the data plane [default: 1] [env: ARALEZ_THREADS]
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) threads: Option<NonZeroUsize>,
+    /// How long open connections may go on after SIGTERM [default: 30] [env: ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) shutdown_grace_period_seconds: Option<u32>,
+    /// How much is logged: trace, debug, info, warn or error
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(super) log_level: Level,
+    /// Log JSON lines
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = go_bool, action = ArgAction::Set)]
+    pub(super) log_json: bool,
+}
+
+/// The two default policies that can be stated.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Policy {
+    /// Callers that no intention names may pass.
+    Allow,
+    /// They are refused.
+    Deny,
+}
+
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
+}
+
+/// A truth value as Go's `strconv.ParseBool` reads it, which Consul's flags and variables follow.
+pub(super) fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}

@@ -1,0 +1,69 @@
+//! The flags and variables of `connect`, joined.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{
+    Exit,
+    args::{self, Policy, go_bool},
+    options::{self, ConnectOptions},
+};
+use crate::{
+    config::agent::{AgentConfig, ProxySelector},
+    model::{intention::DefaultPolicy, secret::Secret},
+};
+
+pub(super) fn resolve(flags: args::Connect, mut notes: Vec<String>, env: &impl Fn(&str) -> Option<String>) -> Result<ConnectOptions, Exit> {
+    if !flags.envoy_args.is_empty() {
+        notes.push("what follows -- has no effect: there is no Envoy here".to_owned());
+    }
+    let proxy_id = flags.proxy_id.filter(|id| !id.is_empty()).or_else(|| env("CONNECT_PROXY_ID")).map(ProxySelector::ProxyId);
+    let sidecar_for =
+        || flags.sidecar_for.filter(|id| !id.is_empty()).or_else(|| env("CONNECT_SIDECAR_FOR")).map(ProxySelector::SidecarFor);
+    let selector = proxy_id.or_else(sidecar_for).ok_or_else(|| {
+        Exit::wrong("no proxy named: say whose sidecar this is with -sidecar-for SERVICE-ID, or which one with -proxy-id ID")
+    })?;
+    let truth = |name: &str, unset: bool| match env(name) {
+        None => Ok(unset),
+        Some(text) => go_bool(&text).map_err(|why| Exit::wrong(format_args!("{name} in the environment: {why}"))),
+    };
+    let path = |flag: Option<_>, name: &str| flag.or_else(|| env(name).map(Into::into));
+    let agent = AgentConfig {
+        address: flags.http_addr.or_else(|| env("CONSUL_HTTP_ADDR")).unwrap_or_default(),
+        token: flags.token.or_else(|| env("CONSUL_HTTP_TOKEN").map(Secret::new)),
+        token_file: path(flags.token_file, "CONSUL_HTTP_TOKEN_FILE"),
+        auth: env("CONSUL_HTTP_AUTH").map(Secret::new),
+        ssl: truth("CONSUL_HTTP_SSL", false)?,
+        ssl_verify: truth("CONSUL_HTTP_SSL_VERIFY", true)?,
+        ca_file: path(flags.ca_file, "CONSUL_CACERT"),
+        ca_path: path(flags.ca_path, "CONSUL_CAPATH"),
+        client_cert: path(flags.client_cert, "CONSUL_CLIENT_CERT"),
+        client_key: path(flags.client_key, "CONSUL_CLIENT_KEY"),
+        tls_server_name: flags.tls_server_name.or_else(|| env("CONSUL_TLS_SERVER_NAME")),
+        namespace: flags.namespace.or_else(|| env("CONSUL_NAMESPACE")),
+        partition: flags.partition.or_else(|| env("CONSUL_PARTITION")),
+        wait: None,
+    };
+    let default_policy = flags.default_intention_policy.map(|policy| match policy {
+        Policy::Allow => DefaultPolicy::Allow,
+        Policy::Deny => DefaultPolicy::Deny,
+    });
+    Ok(ConnectOptions {
+        selector,
+        agent,
+        default_policy,
+        ready: ready_bind(flags.envoy_ready_bind_address, flags.envoy_ready_bind_port)?,
+        process: options::process(flags.process, env)?,
+        notes,
+    })
+}
+
+fn ready_bind(address: Option<String>, port: Option<u16>) -> Result<Option<SocketAddr>, Exit> {
+    match (address, port) {
+        (None, None) => Ok(None),
+        (Some(address), Some(port)) => match address.parse::<IpAddr>() {
+            Ok(ip) => Ok(Some((ip, port).into())),
+            Err(_) => Err(Exit::wrong(format_args!("-envoy-ready-bind-address {address:?} is not an IP address"))),
+        },
+        _ => Err(Exit::wrong("-envoy-ready-bind-address and -envoy-ready-bind-port go together; give both or neither")),
+    }
+}

@@ -1,0 +1,88 @@
+//! The command line: arguments and environment in, plain options out. Nothing is read or started here.
+//!
+//! Flags have the names that `consul connect proxy` and `consul connect envoy` give them, with one dash or two; a flag wins over
+//! its variable, and an empty variable is one that is not set (as in Consul).
+
+mod args;
+mod connect;
+mod dashes;
+mod foreign;
+mod options;
+
+use std::{ffi::OsString, fmt};
+
+use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
+
+pub use self::options::{ConnectOptions, DevOptions, ProcessOptions};
+
+/// What the user wants.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// `aralez connect`: be the sidecar of a service.
+    Connect(Box<ConnectOptions>),
+    /// `aralez dev`: run a whole mesh in this process.
+    Dev(DevOptions),
+}
+
+/// There is nothing to run: the text to print, and the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 for help and version, 2 for wrong usage.
+    pub code: u8,
+    /// For standard output if the code is 0, else for standard error. Ends without a newline.
+    pub text: String,
+}
+
+impl Exit {
+    fn wrong(text: impl fmt::Display) -> Self {
+        Self { code: 2, text: format!("aralez: {text}") }
+    }
+}
+
+/// Reads the command line. `args` begins with the program's name; `env` gives a variable's value.
+///
+/// # Errors
+/// [`Exit`] with code 0 for help and version; with code 2 and one line that says what is wrong and what to do.
+pub fn parse<A>(args: impl IntoIterator<Item = A>, env: impl Fn(&str) -> Option<String>) -> Result<Command, Exit>
+where
+    A: Into<OsString>,
+{
+    let mut command = foreign::declare(args::Args::command());
+    command.build();
+    let args = dashes::double(&command, args.into_iter().map(Into::into));
+    let env = |name: &str| env(name).filter(|value| !value.is_empty());
+    let matches = command.try_get_matches_from_mut(args).map_err(|error| exit(&error))?;
+    let parsed = args::Args::from_arg_matches(&matches).map_err(|error| exit(&error))?;
+    match parsed.verb {
+        args::Verb::Connect(connect) => {
+            let notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(matches))?;
+            Ok(Command::Connect(Box::new(connect::resolve(*connect, notes, &env)?)))
+        }
+        args::Verb::Dev(dev) => Ok(Command::Dev(DevOptions { mesh: dev.mesh, process: options::process(dev.process, &env)? })),
+        args::Verb::Version => Err(Exit { code: 0, text: version() }),
+    }
+}
+
+fn version() -> String {
+    format!("aralez {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Clap's words as one line, without the usage block.
+fn exit(error: &clap::Error) -> Exit {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit { code: 0, text: text.trim_end().to_owned() },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Exit::wrong("no command given; try: aralez connect -sidecar-for ID, or aralez dev")
+        }
+        _ => {
+            let lines: Vec<&str> =
+                text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")).collect();
+            let line = lines.iter().filter(|l| !l.is_empty()).map(|l| l.trim_start_matches("error: ")).collect::<Vec<_>>().join("; ");
+            Exit::wrong(format_args!("{line}; see aralez --help"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! What a command line comes to: values that the rest of the program takes as they are.
+
+use std::{
+    fmt::Display,
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use super::{Exit, args};
+use crate::{
+    config::agent::{AgentConfig, ProxySelector},
+    model::intention::DefaultPolicy,
+    telemetry::log::Level,
+};
+
+/// How long open connections may go on after the first signal, if nothing else is said: consul-dataplane's default.
+const DEFAULT_GRACE: u32 = 30;
+
+/// Options of every command that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessOptions {
+    /// Where the admin API listens; `None` is nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Worker threads of the data plane.
+    pub threads: NonZeroUsize,
+    /// How long open connections may go on after SIGTERM.
+    pub grace: Duration,
+    /// How much is logged at first.
+    pub log_level: Level,
+    /// Log JSON lines rather than text.
+    pub log_json: bool,
+}
+
+/// Options of `aralez connect`.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// Which registration is ours.
+    pub selector: ProxySelector,
+    /// How to reach the agent.
+    pub agent: AgentConfig,
+    /// What holds for callers that no intention names, if the agent cannot tell.
+    pub default_policy: Option<DefaultPolicy>,
+    /// One more listener that serves `/live` and `/ready` only.
+    pub ready: Option<SocketAddr>,
+    /// Options of the process.
+    pub process: ProcessOptions,
+    /// What was given and has no effect, for the log.
+    pub notes: Vec<String>,
+}
+
+/// Options of `aralez dev`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevOptions {
+    /// The mesh file; `None` is the built-in mesh.
+    pub mesh: Option<PathBuf>,
+    /// Options of the process.
+    pub process: ProcessOptions,
+}
+
+pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<String>) -> Result<ProcessOptions, Exit> {
+    let threads = or_env(process.threads, "ARALEZ_THREADS", "a number from 1", env)?;
+    let grace = or_env(process.shutdown_grace_period_seconds, "ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "a number of seconds", env)?;
+    Ok(ProcessOptions {
+        admin: admin_bind(&process.admin_bind)?,
+        threads: threads.unwrap_or(NonZeroUsize::MIN),
+        grace: Duration::from_secs(grace.unwrap_or(DEFAULT_GRACE).into()),
+        log_level: process.log_level,
+        log_json: process.log_json,
+    })
+}
+
+fn admin_bind(text: &str) -> Result<Option<SocketAddr>, Exit> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => port.parse().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into()),
+        None => text.parse().ok(),
+    };
+    address.map(Some).ok_or_else(|| Exit::wrong(format_args!("-admin-bind {text:?} is no address; write IP:port, localhost:port, or off")))
+}
+
+/// A flag's value, else the variable's.
+pub(super) fn or_env<T: FromStr>(
+    flag: Option<T>,
+    name: &str,
+    wanted: impl Display,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<Option<T>, Exit> {
+    match (flag, env(name)) {
+        (None, Some(text)) => {
+            text.parse().map(Some).map_err(|_| Exit::wrong(format_args!("{name}={text:?} in the environment is not {wanted}")))
+        }
+        (flag, _) => Ok(flag),
+    }
+}

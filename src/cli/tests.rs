@@ -1,0 +1,218 @@
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::HashMap, time::Duration};
+
+use super::*;
+use crate::{
+    config::agent::ProxySelector,
+    model::{intention::DefaultPolicy, secret::Secret},
+    telemetry::log::Level,
+};
+
+fn parse_with(line: &[&str], env: &[(&str, &str)]) -> Result<Command, Exit> {
+    let env: HashMap<&str, &str> = env.iter().copied().collect();
+    parse(std::iter::once("aralez").chain(line.iter().copied()), |name| env.get(name).map(|&value| value.to_owned()))
+}
+
+fn connect_with(line: &[&str], env: &[(&str, &str)]) -> ConnectOptions {
+    let line: Vec<&str> = std::iter::once("connect").chain(line.iter().copied()).collect();
+    match parse_with(&line, env) {
+        Ok(Command::Connect(options)) => *options,
+        other => panic!("{line:?} gave {other:?}"),
+    }
+}
+
+fn connect(line: &[&str]) -> ConnectOptions {
+    connect_with(line, &[])
+}
+
+fn refusal(line: &[&str], env: &[(&str, &str)]) -> String {
+    let exit = parse_with(line, env).unwrap_err();
+    assert_eq!(exit.code, 2, "{line:?}: {}", exit.text);
+    assert!(exit.text.starts_with("aralez: ") && !exit.text.contains('\n'), "{line:?} is not one line: {}", exit.text);
+    exit.text
+}
+
+#[test]
+fn one_dash_is_as_good_as_two() {
+    for line in [
+        &["-sidecar-for", "web"][..],
+        &["-sidecar-for=web"],
+        &["--sidecar-for", "web"],
+        &["--sidecar-for=web"],
+        &["-log-json", "-sidecar-for", "web"],
+        &["-sidecar-for", "other", "-sidecar-for", "web"],
+        &["-log-json=false", "--sidecar-for=web", "--", "-l", "debug", "--sidecar-for=other"],
+    ] {
+        assert_eq!(connect(line).selector, ProxySelector::SidecarFor("web".to_owned()), "{line:?}");
+    }
+}
+
+#[test]
+fn a_value_may_begin_with_a_dash() {
+    for line in
+        [&["-token", "-secret", "-proxy-id", "x"][..], &["-token=-secret", "-proxy-id=x"], &["-proxy-id", "x", "--token", "-secret"]]
+    {
+        let options = connect(line);
+        assert_eq!(options.agent.token, Some(Secret::new("-secret")), "{line:?}");
+        assert_eq!(options.selector, ProxySelector::ProxyId("x".to_owned()), "{line:?}");
+    }
+    assert_eq!(connect(&["-sidecar-for", "--"]).selector, ProxySelector::SidecarFor("--".to_owned()));
+    assert_eq!(connect(&["-sidecar-for", "-h"]).selector, ProxySelector::SidecarFor("-h".to_owned()));
+}
+
+#[test]
+fn go_switches_take_a_value_after_the_equals_sign_only() {
+    assert!(connect(&["-sidecar-for=web", "-log-json"]).process.log_json);
+    assert!(connect(&["-sidecar-for=web", "-log-json=T"]).process.log_json);
+    assert!(!connect(&["-sidecar-for=web", "-log-json=0"]).process.log_json);
+    assert!(refusal(&["connect", "-sidecar-for=web", "-log-json=perhaps"], &[]).contains("neither true nor false"));
+}
+
+#[test]
+fn the_proxy_id_wins_and_flags_win_over_variables() {
+    let id = |text: &str| ProxySelector::ProxyId(text.to_owned());
+    let service = |text: &str| ProxySelector::SidecarFor(text.to_owned());
+    assert_eq!(connect(&["-sidecar-for=web", "-proxy-id=p"]).selector, id("p"));
+    assert_eq!(connect_with(&["-sidecar-for=web"], &[("CONNECT_PROXY_ID", "p")]).selector, id("p"));
+    assert_eq!(connect_with(&["-proxy-id=q"], &[("CONNECT_PROXY_ID", "p")]).selector, id("q"));
+    assert_eq!(connect_with(&[], &[("CONNECT_SIDECAR_FOR", "web"), ("CONNECT_PROXY_ID", "")]).selector, service("web"));
+    assert!(refusal(&["connect"], &[]).contains("-sidecar-for SERVICE-ID"));
+}
+
+#[test]
+fn the_agent_is_described_as_for_consul() {
+    let env = [
+        ("CONSUL_HTTP_ADDR", "unix:///run/consul.sock"),
+        ("CONSUL_HTTP_TOKEN", "t1"),
+        ("CONSUL_HTTP_TOKEN_FILE", "/t"),
+        ("CONSUL_HTTP_AUTH", "user:pass"),
+        ("CONSUL_HTTP_SSL", "true"),
+        ("CONSUL_HTTP_SSL_VERIFY", "0"),
+        ("CONSUL_CACERT", "/ca"),
+        ("CONSUL_CAPATH", "/cas"),
+        ("CONSUL_CLIENT_CERT", "/cert"),
+        ("CONSUL_CLIENT_KEY", "/key"),
+        ("CONSUL_TLS_SERVER_NAME", "agent"),
+        ("CONSUL_NAMESPACE", "team"),
+        ("CONSUL_PARTITION", "blue"),
+    ];
+    let agent = connect_with(&["-sidecar-for=web"], &env).agent;
+    assert_eq!(agent.address, "unix:///run/consul.sock");
+    assert_eq!((agent.token, agent.auth), (Some(Secret::new("t1")), Some(Secret::new("user:pass"))));
+    assert!(agent.ssl && !agent.ssl_verify);
+    let paths = [agent.token_file, agent.ca_file, agent.ca_path, agent.client_cert, agent.client_key];
+    assert_eq!(paths.map(Option::unwrap), ["/t", "/ca", "/cas", "/cert", "/key"].map(std::path::PathBuf::from));
+    let names = [agent.tls_server_name, agent.namespace, agent.partition];
+    assert_eq!(names.map(Option::unwrap), ["agent", "team", "blue"]);
+
+    let agent = connect_with(&["-sidecar-for=web", "-http-addr", "10.0.0.1:8500", "-token-file=/mine"], &env).agent;
+    assert_eq!((agent.address.as_str(), agent.token_file.unwrap()), ("10.0.0.1:8500", "/mine".into()));
+
+    let agent = connect(&["-sidecar-for=web"]).agent;
+    assert!(agent.address.is_empty() && agent.token.is_none() && agent.ssl_verify && !agent.ssl);
+    assert!(refusal(&["connect", "-sidecar-for=web"], &[("CONSUL_HTTP_SSL", "maybe")]).contains("CONSUL_HTTP_SSL"));
+}
+
+#[test]
+fn process_options_have_defaults_and_bounds() {
+    let options = connect(&["-sidecar-for=web"]);
+    assert_eq!(options.process.admin, Some(([127, 0, 0, 1], 19000).into()));
+    assert_eq!((options.process.threads.get(), options.process.grace), (1, Duration::from_secs(30)));
+    assert_eq!((options.process.log_level, options.process.log_json, options.ready), (Level::Info, false, None));
+
+    let env = [("ARALEZ_THREADS", "4"), ("ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "5")];
+    let options = connect_with(&["-sidecar-for=web", "-log-level=WARNING", "-admin-bind", "off"], &env);
+    assert_eq!((options.process.threads.get(), options.process.grace), (4, Duration::from_secs(5)));
+    assert_eq!((options.process.log_level, options.process.admin), (Level::Warn, None));
+    assert_eq!(connect_with(&["-sidecar-for=web", "-threads=2"], &env).process.threads.get(), 2);
+    assert_eq!(connect(&["-sidecar-for=web", "-admin-bind=[::1]:0"]).process.admin.unwrap().to_string(), "[::1]:0");
+
+    let ready = connect(&["-sidecar-for=web", "-envoy-ready-bind-address=0.0.0.0", "-envoy-ready-bind-port", "20000"]).ready;
+    assert_eq!(ready, Some(([0, 0, 0, 0], 20000).into()));
+}
+
+#[test]
+fn the_default_policy_can_be_stated() {
+    assert_eq!(connect(&["-sidecar-for=web"]).default_policy, None);
+    assert_eq!(connect(&["-sidecar-for=web", "-default-intention-policy", "allow"]).default_policy, Some(DefaultPolicy::Allow));
+    assert_eq!(connect(&["-sidecar-for=web", "-default-intention-policy=deny"]).default_policy, Some(DefaultPolicy::Deny));
+}
+
+#[test]
+fn wrong_usage_is_one_line_that_says_what_to_do() {
+    for (line, part) in [
+        (&["connect", "-sidecar-for=web", "-nonsense"][..], "--nonsense"),
+        (&["connect", "-sidecar-fro", "web"], "--sidecar-for"),
+        (&["connect", "-sidecar-for"], "--sidecar-for"),
+        (&["connect", "-sidecar-for=web", "-threads=0"], "--threads"),
+        (&["connect", "-sidecar-for=web", "-log-level=loud"], "trace, debug, info, warn, error"),
+        (&["connect", "-sidecar-for=web", "-admin-bind=19000"], "localhost:port"),
+        (&["connect", "-sidecar-for=web", "-admin-bind=localhost"], "localhost:port"),
+        (&["connect", "-sidecar-for=web", "-envoy-ready-bind-port=1"], "give both or neither"),
+        (&["connect", "-sidecar-for=web", "-default-intention-policy=ask"], "allow, deny"),
+        (&["connect", "-sidecar-for=web", "stray"], "stray"),
+        (&["connect", "-sidecar-for=web", "-x"], "-x"),
+        (&["teleport"], "teleport"),
+        (&["dev", "a.yaml", "b.yaml"], "b.yaml"),
+        (&["dev", "-sidecar-for=web"], "--sidecar-for"),
+        (&[], "aralez dev"),
+    ] {
+        let text = refusal(line, &[]);
+        assert!(text.contains(part), "{line:?}: {part:?} is not in {text:?}");
+    }
+    assert!(refusal(&["dev"], &[("ARALEZ_THREADS", "many")]).contains("ARALEZ_THREADS"));
+}
+
+#[test]
+fn flags_for_envoy_are_accepted_with_a_note_or_refused_with_a_reason() {
+    let line = [
+        "-sidecar-for=web",
+        "-envoy-binary",
+        "/bin/envoy",
+        "-ignore-envoy-compatibility",
+        "-stale",
+        "-grpc-addr=unix://x",
+        "--",
+        "-l",
+        "info",
+    ];
+    let notes = connect(&line).notes;
+    assert_eq!(notes.len(), 5, "{notes:#?}");
+    assert!(notes.iter().any(|note| note.starts_with("-envoy-binary has no effect: ")), "{notes:#?}");
+    assert!(connect(&["-sidecar-for=web", "-bootstrap=false"]).notes.is_empty());
+    for flag in ["-bootstrap", "-gateway=mesh", "-mesh-gateway", "-register", "-service=web", "-upstream=db:1234", "-node-name=n"] {
+        let name = flag.split('=').next().unwrap();
+        let text = refusal(&["connect", "-sidecar-for=web", flag], &[]);
+        assert!(text.contains(&format!("{name} is not supported: ")), "{text}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for line in [&["-h"][..], &["--help"], &["-help"], &["connect", "-h"], &["connect", "-help"], &["dev", "--help"]] {
+        let exit = parse_with(line, &[]).unwrap_err();
+        assert!(exit.code == 0 && exit.text.contains("Usage:"), "{line:?}: {exit:?}");
+    }
+    for line in [&["-V"][..], &["-version"], &["--version"], &["version"]] {
+        let exit = parse_with(line, &[]).unwrap_err();
+        assert_eq!((exit.code, exit.text), (0, version()), "{line:?}");
+    }
+    let help = parse_with(&["connect", "-h"], &[]).unwrap_err().text;
+    assert!(help.contains("--sidecar-for") && !help.contains("--envoy-binary"), "{help}");
+}
+
+#[test]
+fn dev_takes_a_mesh_and_process_options() {
+    let Ok(Command::Dev(options)) = parse_with(&["dev", "-threads", "2", "mesh.yaml", "-admin-bind", "127.0.0.1:0"], &[]) else { panic!() };
+    assert_eq!((options.mesh, options.process.threads.get()), (Some("mesh.yaml".into()), 2));
+    assert_eq!(options.process.admin, Some(([127, 0, 0, 1], 0).into()));
+    let Ok(Command::Dev(options)) = parse_with(&["dev"], &[]) else { panic!() };
+    assert_eq!(options.mesh, None);
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let options = connect_with(&["-sidecar-for=web", "-token=t0ps3cret"], &[("CONSUL_HTTP_AUTH", "user:t0ps3cret")]);
+    assert!(!format!("{options:?}").contains("t0ps3cret"));
+}

@@ -1,0 +1,422 @@
+//! A connection that a client made to us: our own IO type for Pingora, and what belongs to the connection.
+//!
+//! Why our own: Pingora's stream from an accepted socket has no buffers (one system call for each small read and write), its h2c
+//! sniff waits for 24 bytes without a limit, and its sessions have no place for what a listener knows. Ours has small buffers,
+//! remembers what the sniff read, and carries a [`Context`] that HTTP/1 and HTTP/2 sessions find in their digest.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context as Poller, Poll},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use async_trait::async_trait;
+use pingora_core::{
+    protocols::{
+        Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
+        raw_connect::ProxyDigest, tls::SslStream,
+    },
+    tls::ssl::Ssl as TlsSession,
+};
+use pingora_http::ResponseHeader;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::{live::Live, tls::Peer};
+use crate::model::intention::{Denied, Intentions, Permit};
+
+/// Read buffer of a connection, bytes: whole requests of ordinary size in one read; larger reads bypass it.
+const READ_BUFFER: usize = 4096;
+/// Write buffer of a connection, bytes: head and a small body in one write.
+const WRITE_BUFFER: usize = 4096;
+/// What an HTTP/2 client sends first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A socket as accepted, of either family.
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix.
+    Unix(UnixStream),
+}
+
+macro_rules! each {
+    ($self:expr, $s:ident => $call:expr) => {
+        match $self {
+            Self::Tcp($s) => $call,
+            Self::Unix($s) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), s => Pin::new(s).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), s => Pin::new(s).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), s => Pin::new(s).poll_shutdown(cx))
+    }
+}
+
+/// What belongs to a connection rather than to a request.
+pub struct Context {
+    /// The listener in its current form: each request pins it once.
+    pub live: Arc<ArcSwap<Live>>,
+    /// The mesh peer, on inbound connections.
+    pub peer: Option<Peer>,
+    /// The client's address; `None` on a Unix socket.
+    pub remote: Option<SocketAddr>,
+    /// Our address; `None` on a Unix socket.
+    pub local: Option<SocketAddr>,
+    /// The name the client asked for in TLS.
+    pub server_name: Option<String>,
+    /// Set once the connection drains: the answer in flight is the last.
+    pub draining: Arc<AtomicBool>,
+    /// Set once a request on it became a tunnel (WebSocket).
+    pub upgraded: AtomicBool,
+    verdict: ArcSwapOption<Verdict>,
+}
+
+/// A verdict with the intentions that gave it.
+struct Verdict {
+    intentions: Arc<Intentions>,
+    outcome: Result<Permit, Denied>,
+}
+
+impl Context {
+    /// The context of a new connection.
+    pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
+        let (peer, server_name, upgraded, verdict) = (None, None, AtomicBool::new(false), ArcSwapOption::empty());
+        Self { live, peer, remote, local, server_name, draining, upgraded, verdict }
+    }
+
+    /// Whether this connection's peer may call. Decided once for each change of the intentions, not for each request.
+    ///
+    /// # Errors
+    /// [`Denied`]; a connection without an identified peer is never let through.
+    pub fn authorize(&self, intentions: &Arc<Intentions>) -> Result<Permit, Denied> {
+        if let Some(known) = &*self.verdict.load()
+            && Arc::ptr_eq(&known.intentions, intentions)
+        {
+            return known.outcome.clone();
+        }
+        let outcome = self.peer.as_ref().ok_or(Denied::NotAService).and_then(|peer| intentions.authorize(&peer.id));
+        self.verdict.store(Some(Arc::new(Verdict { intentions: intentions.clone(), outcome: outcome.clone() })));
+        outcome
+    }
+
+    /// The context of a session's connection.
+    pub fn of(digest: Option<&Digest>) -> Option<&Arc<Self>> {
+        digest?.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
+    }
+}
+
+enum Transport {
+    Plain(BufStream<Socket>),
+    Tls(Box<SslStream<BufStream<Socket>>>),
+}
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoken {
+    /// HTTP/1.x, or something that its parser will refuse.
+    Http1,
+    /// HTTP/2 by prior knowledge or ALPN.
+    Http2,
+    /// The client left, or said nothing in time.
+    Nothing,
+}
+
+/// The connection as Pingora sees it. It does not show itself as TLS: the identity travels in [`Context`], and whether HTTP/2 is
+/// spoken is told by the first bytes, which also serves clients that negotiated no ALPN.
+pub struct Connection {
+    transport: Transport,
+    /// What [`Connection::sniff`] read and nobody has taken yet.
+    sniffed: Vec<u8>,
+    digest: Option<Arc<ProxyDigest>>,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Connection {
+    /// A connection in clear.
+    pub fn plain(socket: Socket) -> Self {
+        Self::over(Transport::Plain(buffered(socket)))
+    }
+
+    fn over(transport: Transport) -> Self {
+        Self { transport, sniffed: Vec::new(), digest: None, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
+    }
+
+    /// A TLS connection, after the server's side of the handshake.
+    ///
+    /// # Errors
+    /// The handshake's failure, in words.
+    pub async fn accept_tls(socket: Socket, session: TlsSession, limit: Duration) -> Result<Self, String> {
+        let mut stream = SslStream::new(session, buffered(socket)).map_err(|e| e.to_string())?;
+        match timeout(limit, stream.accept()).await {
+            Ok(Ok(())) => Ok(Self::over(Transport::Tls(Box::new(stream)))),
+            Ok(Err(e)) => Err(e.to_string()),
+            Err(_) => Err(format!("the client did not finish the handshake within {limit:?}")),
+        }
+    }
+
+    /// The TLS session, if there is one.
+    pub fn tls(&self) -> Option<&openssl::ssl::SslRef> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => Some(stream.ssl()),
+        }
+    }
+
+    /// Attaches the context that sessions of this connection will find.
+    ///
+    /// # Errors
+    /// Never in practice: Pingora's digest wants a response header, which is made here.
+    pub fn attach(&mut self, context: Arc<Context>) -> pingora_core::Result<()> {
+        let header = Box::new(ResponseHeader::build(200, None)?);
+        self.digest = Some(Arc::new(ProxyDigest::new(header, Some(Box::new(context)))));
+        Ok(())
+    }
+
+    /// Reads until the first bytes tell HTTP/2 from everything else, at most for `limit`.
+    pub async fn sniff(&mut self, limit: Duration) -> Spoken {
+        let reading = async {
+            while self.sniffed.len() < PREFACE.len() {
+                let mut bytes = [0; PREFACE.len()];
+                let room = bytes.get_mut(self.sniffed.len()..).unwrap_or_default();
+                let read = match self.read_transport(room).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(read) => read,
+                };
+                self.sniffed.extend_from_slice(room.get(..read).unwrap_or_default());
+                if !PREFACE.starts_with(&self.sniffed) {
+                    return Spoken::Http1;
+                }
+            }
+            match self.sniffed.len() {
+                0 => Spoken::Nothing,
+                n if n == PREFACE.len() => Spoken::Http2,
+                _ => Spoken::Http1,
+            }
+        };
+        timeout(limit, reading).await.unwrap_or(Spoken::Nothing)
+    }
+
+    async fn read_transport(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.transport {
+            Transport::Plain(stream) => stream.read(into).await,
+            Transport::Tls(stream) => stream.read(into).await,
+        }
+    }
+
+    /// Waits until the client sends something; what came is kept for the next reader. `false` when it left.
+    pub async fn readable(&mut self) -> bool {
+        if !self.sniffed.is_empty() {
+            return true;
+        }
+        let mut first = [0; 1];
+        match self.read_transport(&mut first).await {
+            Ok(1) => {
+                self.sniffed.extend_from_slice(&first);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Bytes read from the client so far, in clear.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written to the client so far, in clear.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+fn buffered(socket: Socket) -> BufStream<Socket> {
+    BufStream::with_capacity(READ_BUFFER, WRITE_BUFFER, socket)
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        if !this.sniffed.is_empty() {
+            let take = this.sniffed.len().min(buf.remaining());
+            buf.put_slice(this.sniffed.get(..take).unwrap_or_default());
+            this.sniffed.drain(..take);
+            if this.sniffed.is_empty() {
+                this.sniffed = Vec::new();
+            }
+            this.received.fetch_add(take as u64, Ordering::Relaxed);
+            return Poll::Ready(Ok(()));
+        }
+        let done = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        this.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        done
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let done = match &mut this.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        if let Poll::Ready(Ok(written)) = &done {
+            this.sent.fetch_add(*written as u64, Ordering::Relaxed);
+        }
+        done
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("tls", &self.tls().is_some()).field("sniffed", &self.sniffed.len()).finish()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        // A client that left before we closed is no event worth a line.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> UniqueIDType {
+        // Only pools of upstream connections ask for it.
+        0
+    }
+}
+
+impl Ssl for Connection {}
+
+#[async_trait]
+impl Peek for Connection {
+    /// Pingora asks for the HTTP/2 preface: [`Connection::sniff`] has it already, or it is not there.
+    async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
+        let there = self.sniffed.len() == buf.len();
+        if there {
+            buf.copy_from_slice(&self.sniffed);
+        }
+        Ok(there)
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.digest.clone()
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pair() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::plain(Socket::Unix(ours)), theirs)
+    }
+
+    #[tokio::test]
+    async fn a_short_http1_request_is_told_apart_at_its_first_byte() {
+        let (mut connection, mut client) = pair().await;
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Http1);
+        drop(client);
+        let mut all = String::new();
+        connection.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "GET / HTTP/1.0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_preface_in_pieces_is_http2_and_can_be_peeked() {
+        let (mut connection, mut client) = pair().await;
+        let writing = tokio::spawn(async move {
+            for piece in PREFACE.chunks(5) {
+                client.write_all(piece).await.unwrap();
+                client.flush().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            client
+        });
+        assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Http2);
+        let mut peeked = [0; 24];
+        assert!(connection.try_peek(&mut peeked).await.unwrap());
+        assert_eq!(&peeked, PREFACE);
+        let mut read = [0; 24];
+        connection.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, PREFACE);
+        drop(writing.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_nothing_after_the_limit() {
+        let (mut connection, client) = pair().await;
+        assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Nothing);
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_is_not_readable() {
+        let (mut connection, client) = pair().await;
+        drop(client);
+        assert!(!connection.readable().await);
+    }
+}

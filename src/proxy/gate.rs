@@ -1,0 +1,137 @@
+//! The strict gate: what Pingora's parser lets through and a trusted proxy must not.
+//!
+//! It runs before authorization and routing, on every HTTP listener. Pingora 0.9.1 accepts HTTP/1.1 without `Host`, a
+//! `Content-Length` with a sign, and lists of transfer codings; each of them means different things to different servers.
+
+use http::{
+    Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+};
+use pingora_http::RequestHeader;
+
+use super::refusal::Refusal;
+
+/// Checks a request's head.
+///
+/// # Errors
+/// [`Refusal::BadRequest`], with what is wrong.
+pub fn check(head: &RequestHeader) -> Result<(), Refusal> {
+    let refuse = |why| Err(Refusal::BadRequest(why));
+    let one = |name: &http::HeaderName| head.headers.get_all(name).iter().count();
+    if head.version == Version::HTTP_2 {
+        if one(&TRANSFER_ENCODING) > 0 {
+            return refuse("HTTP/2 with Transfer-Encoding (RFC 9113, section 8.2.2)");
+        }
+        if head.uri.authority().is_none() && one(&HOST) == 0 {
+            return refuse("neither :authority nor Host");
+        }
+    } else {
+        match one(&HOST) {
+            0 if head.version == Version::HTTP_11 => return refuse("HTTP/1.1 without Host (RFC 9112, section 3.2)"),
+            0 | 1 => {}
+            _ => return refuse("more than one Host (RFC 9112, section 3.2)"),
+        }
+    }
+    if let Some(host) = head.headers.get(HOST)
+        && !is_authority(host.as_bytes())
+    {
+        return refuse("Host is not a host with an optional port");
+    }
+    match one(&TRANSFER_ENCODING) {
+        0 => {}
+        1 => {
+            let chunked = head.headers.get(TRANSFER_ENCODING).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
+            if !chunked {
+                return refuse("a Transfer-Encoding other than chunked");
+            }
+            if one(&CONTENT_LENGTH) > 0 {
+                return refuse("both Content-Length and Transfer-Encoding (RFC 9112, section 6.3)");
+            }
+            if head.version == Version::HTTP_10 {
+                return refuse("HTTP/1.0 with Transfer-Encoding (RFC 9112, section 6.1)");
+            }
+        }
+        _ => return refuse("more than one Transfer-Encoding"),
+    }
+    match one(&CONTENT_LENGTH) {
+        0 => {}
+        1 => {
+            let digits = head.headers.get(CONTENT_LENGTH).map(|v| v.as_bytes()).unwrap_or_default();
+            if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+                return refuse("a Content-Length that is not a plain number");
+            }
+        }
+        _ => return refuse("more than one Content-Length"),
+    }
+    Ok(())
+}
+
+/// `host[:port]`: no user, path, blank or control character (RFC 3986, section 3.2).
+fn is_authority(host: &[u8]) -> bool {
+    let text = host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(b));
+    let after_name = match host.iter().rposition(|b| *b == b']') {
+        Some(end) => host.get(end + 1..).unwrap_or_default(),
+        None => match host.iter().position(|b| *b == b':') {
+            Some(colon) => host.get(colon..).unwrap_or_default(),
+            None => &[],
+        },
+    };
+    let port = match after_name {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    text && port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(version: Version, fields: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        head.set_version(version);
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn ordinary_requests_pass() {
+        for fields in [
+            vec![("host", "web")],
+            vec![("host", "web:80"), ("content-length", "5")],
+            vec![("host", "[::1]:80"), ("transfer-encoding", "Chunked")],
+        ] {
+            assert_eq!(check(&head(Version::HTTP_11, &fields)), Ok(()), "{fields:?}");
+        }
+        assert_eq!(check(&head(Version::HTTP_10, &[])), Ok(()));
+    }
+
+    #[test]
+    fn what_servers_read_in_two_ways_is_refused() {
+        for fields in [
+            vec![],
+            vec![("host", "a"), ("host", "b")],
+            vec![("host", "a"), ("host", "a")],
+            vec![("host", "user@a")],
+            vec![("host", "a/b")],
+            vec![("host", "a:1:2")],
+            vec![("host", "a:x")],
+            vec![("host", "a"), ("content-length", "+5")],
+            vec![("host", "a"), ("content-length", "-1")],
+            vec![("host", "a"), ("content-length", "5,5")],
+            vec![("host", "a"), ("content-length", "")],
+            vec![("host", "a"), ("content-length", "5"), ("content-length", "5")],
+            vec![("host", "a"), ("content-length", "99999999999999999999")],
+            vec![("host", "a"), ("transfer-encoding", "identity, chunked")],
+            vec![("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            vec![("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "5")],
+        ] {
+            assert!(check(&head(Version::HTTP_11, &fields)).is_err(), "{fields:?} passed");
+        }
+        assert!(check(&head(Version::HTTP_10, &[("transfer-encoding", "chunked")])).is_err());
+        assert!(check(&head(Version::HTTP_2, &[("host", "a"), ("transfer-encoding", "chunked")])).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+//! What a hop does to a request's headers.
+
+use std::fmt::Write as _;
+
+use http::{
+    HeaderValue,
+    header::{COOKIE, HeaderName},
+};
+use openssl::{hash::MessageDigest, ssl::SslRef, x509::X509Ref};
+use pingora_core::Result;
+use pingora_http::RequestHeader;
+
+use crate::model::{identity::SpiffeId, listener::Xfcc};
+
+const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The `x-forwarded-client-cert` element of a connection, in Envoy's form: By, Hash, Cert, Chain, Subject, URI.
+///
+/// Made once a connection: per request it is what makes Envoy slow under Consul.
+pub fn xfcc_element(ssl: &SslRef, ours: &SpiffeId, peer: &SpiffeId) -> Option<String> {
+    let certificate = ssl.peer_certificate()?;
+    let digest = certificate.digest(MessageDigest::sha256()).ok()?;
+    let mut element = format!("By={ours};Hash=");
+    for byte in digest.iter() {
+        let _ = write!(element, "{byte:02x}");
+    }
+    let _ = write!(element, ";Cert=\"{}\";Chain=\"", escaped_pem(&certificate)?);
+    element += &escaped_pem(&certificate)?;
+    // On the server's side OpenSSL lists what followed the leaf.
+    for intermediate in ssl.peer_cert_chain().into_iter().flatten() {
+        element += &escaped_pem(intermediate)?;
+    }
+    let _ = write!(element, "\";Subject=\"{}\";URI={peer}", subject(&certificate));
+    Some(element)
+}
+
+fn escaped_pem(certificate: &X509Ref) -> Option<String> {
+    let pem = String::from_utf8(certificate.to_pem().ok()?).ok()?;
+    let mut escaped = String::with_capacity(pem.len() + pem.len() / 8);
+    for c in pem.chars() {
+        match c {
+            '\n' => escaped += "%0A",
+            ' ' => escaped += "%20",
+            '+' => escaped += "%2B",
+            '/' => escaped += "%2F",
+            '=' => escaped += "%3D",
+            c => escaped.push(c),
+        }
+    }
+    Some(escaped)
+}
+
+/// The subject for XFCC; Consul's leaves have an empty one. Quotes and backslashes are escaped, since the value stands in quotes.
+fn subject(certificate: &X509Ref) -> String {
+    let mut text = String::new();
+    for entry in certificate.subject_name().entries() {
+        let value = entry.data().to_string().unwrap_or_default();
+        let comma = if text.is_empty() { "" } else { "," };
+        let _ = write!(text, "{comma}{}={}", entry.object().nid().short_name().unwrap_or("?"), value.escape_default());
+    }
+    text
+}
+
+/// Prepares a request for the local app.
+///
+/// # Errors
+/// When a header cannot be written, which no input can cause.
+pub fn towards_app(request: &mut RequestHeader, xfcc: Xfcc, element: Option<&str>) -> Result<()> {
+    match (xfcc, element) {
+        (Xfcc::AppendForward, Some(element)) => {
+            let before: Vec<&str> = request.headers.get_all(XFCC).iter().filter_map(|v| v.to_str().ok()).collect();
+            let joined = if before.is_empty() { element.to_owned() } else { format!("{},{element}", before.join(",")) };
+            request.insert_header(XFCC, joined)?;
+        }
+        _ => {
+            request.remove_header(&XFCC);
+        }
+    }
+    common(request, "https")
+}
+
+/// Prepares the local app's request for a mesh peer: what the app says of client certificates is dropped, it may not speak for others.
+///
+/// # Errors
+/// When a header cannot be written, which no input can cause.
+pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
+    request.remove_header(&XFCC);
+    common(request, "http")
+}
+
+fn common(request: &mut RequestHeader, scheme: &'static str) -> Result<()> {
+    if !request.headers.contains_key(FORWARDED_PROTO) {
+        request.insert_header(FORWARDED_PROTO, scheme)?;
+    }
+    if !request.headers.contains_key(REQUEST_ID) {
+        request.insert_header(REQUEST_ID, request_id())?;
+    }
+    join_cookies(request)
+}
+
+/// HTTP/2 clients may split cookies into several fields; HTTP/1 servers expect one (RFC 9113, section 8.2.3). Pingora leaves them split.
+fn join_cookies(request: &mut RequestHeader) -> Result<()> {
+    if request.headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let all: Vec<&[u8]> = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined = all.join(&b"; "[..]);
+    request.insert_header(COOKIE, joined)
+}
+
+/// A random UUID, version 4. It names a request in logs; nothing trusts it.
+fn request_id() -> String {
+    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
+    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    fn values(request: &RequestHeader, name: &str) -> Vec<String> {
+        request.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_app_sees_every_hop_and_a_sanitised_listener_shows_none() {
+        let mut seen = request(&[("x-forwarded-client-cert", "URI=a"), ("x-forwarded-client-cert", "URI=b")]);
+        towards_app(&mut seen, Xfcc::AppendForward, Some("URI=c")).unwrap();
+        assert_eq!(values(&seen, "x-forwarded-client-cert"), ["URI=a,URI=b,URI=c"]);
+        let mut seen = request(&[("x-forwarded-client-cert", "URI=a")]);
+        towards_app(&mut seen, Xfcc::Sanitize, Some("URI=c")).unwrap();
+        assert!(values(&seen, "x-forwarded-client-cert").is_empty());
+    }
+
+    #[test]
+    fn an_app_cannot_speak_for_others() {
+        let mut sent = request(&[("x-forwarded-client-cert", "URI=forged")]);
+        towards_peer(&mut sent).unwrap();
+        assert!(values(&sent, "x-forwarded-client-cert").is_empty());
+    }
+
+    #[test]
+    fn split_cookies_become_one_field() {
+        let mut sent = request(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        towards_peer(&mut sent).unwrap();
+        assert_eq!(values(&sent, "cookie"), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_request_id_is_made_once_and_then_kept() {
+        let mut sent = request(&[]);
+        towards_peer(&mut sent).unwrap();
+        let id = values(&sent, "x-request-id").remove(0);
+        assert_eq!((id.len(), id.as_bytes()[14], b"89ab".contains(&id.as_bytes()[19])), (36, b'4', true), "{id}");
+        towards_app(&mut sent, Xfcc::Sanitize, None).unwrap();
+        assert_eq!(values(&sent, "x-request-id"), [id]);
+    }
+}

@@ -1,0 +1,358 @@
+//! Listeners: bind what a snapshot adds, drain what it removes, touch nothing else.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::{
+    net::{TcpListener, TcpSocket, UnixListener},
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connection::Socket,
+    live::{Live, Workshop},
+    serve::{Plane, serve},
+};
+use crate::{
+    model::listener::{Address, Bind, Listener, ListenerKey, Role},
+    snapshot::{Snapshot, Subscriber},
+};
+
+/// Connections that the kernel keeps for us before we accept them.
+const BACKLOG: u32 = 4096;
+/// How soon a listener that could not be bound is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// How long a removed listener's connections may go on.
+const REMOVED_GRACE: Duration = Duration::from_secs(30);
+
+/// Listeners that could not be brought up, with the reason; shared with the admin API.
+pub type Unbound = Arc<Mutex<BTreeMap<ListenerKey, String>>>;
+
+/// What a connection knows of its listener's life.
+#[derive(Clone)]
+pub struct Turn {
+    /// Becomes true when the listener drains.
+    pub drain: watch::Receiver<bool>,
+    /// The same, for a look without a lock.
+    pub draining: Arc<AtomicBool>,
+    /// Counts the listener's changes.
+    pub changed: watch::Receiver<u64>,
+}
+
+/// A bound listener with its connections.
+struct Running {
+    bind: Bind,
+    live: Arc<ArcSwap<Live>>,
+    inbound: bool,
+    changed: watch::Sender<u64>,
+    drain: watch::Sender<bool>,
+    draining: Arc<AtomicBool>,
+    accepting: CancellationToken,
+    kill: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Running {
+    /// Stops accepting, and asks connections to end after what is in flight.
+    fn retire(&self) {
+        self.accepting.cancel();
+        self.draining.store(true, Ordering::Relaxed);
+        self.drain.send_replace(true);
+        self.connections.close();
+    }
+}
+
+/// The listeners of the process.
+pub struct Listeners {
+    plane: Arc<Plane>,
+    workshop: Workshop,
+    running: BTreeMap<ListenerKey, Running>,
+    unbound: Unbound,
+}
+
+impl Listeners {
+    /// No listeners yet; those that cannot be brought up are named in `unbound`.
+    pub fn new(plane: Arc<Plane>, workshop: Workshop, unbound: Unbound) -> Self {
+        Self { plane, workshop, running: BTreeMap::new(), unbound }
+    }
+
+    /// Follows the snapshots until `shutdown`; then drains: inbound first, while outbound keeps accepting until inbound is idle, so that
+    /// the app can finish its calls; all within `grace`. What is left after that is cut.
+    pub async fn run(mut self, mut snapshots: Subscriber, shutdown: CancellationToken, grace: Duration) {
+        let mut current = snapshots.current();
+        self.reconcile(&current, false);
+        loop {
+            let retry = !self.unbound.lock().is_empty();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                next = snapshots.next() => match next {
+                    Some(next) => {
+                        current = next;
+                        self.reconcile(&current, false);
+                    }
+                    None => shutdown.cancelled().await,
+                },
+                () = sleep(RETRY), if retry => self.reconcile(&current, false),
+            }
+        }
+        let deadline = Instant::now() + grace;
+        let inbound: Vec<TaskTracker> = self.running.values().filter(|r| r.inbound).map(|r| r.connections.clone()).collect();
+        self.running.values().filter(|r| r.inbound).for_each(Running::retire);
+        let idle = async {
+            for connections in inbound {
+                connections.wait().await;
+            }
+        };
+        tokio::pin!(idle);
+        loop {
+            tokio::select! {
+                () = &mut idle => break,
+                () = sleep_until(deadline) => break,
+                Some(next) = snapshots.next() => self.reconcile(&next, true),
+            }
+        }
+        self.running.values().for_each(Running::retire);
+        for running in self.running.values() {
+            tokio::select! {
+                () = running.connections.wait() => {}
+                () = sleep_until(deadline) => running.kill.cancel(),
+            }
+            remove_socket(&running.bind);
+        }
+    }
+
+    /// Brings the listeners to the snapshot's form. While `leaving`, inbound listeners are left as they are.
+    fn reconcile(&mut self, snapshot: &Snapshot, leaving: bool) {
+        let wanted = &snapshot.listeners;
+        let gone: Vec<ListenerKey> = self
+            .running
+            .iter()
+            .filter(|(key, r)| !(leaving && r.inbound) && wanted.get(*key).is_none_or(|w| w.bind != r.bind))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            if let Some(running) = self.running.remove(&key) {
+                tracing::info!(listener = %key, address = %running.bind.address, "listener removed");
+                remove(running);
+            }
+        }
+        self.unbound.lock().retain(|key, _| wanted.contains_key(key));
+        for (key, listener) in wanted {
+            if leaving && matches!(listener.role, Role::Inbound(_)) {
+                continue;
+            }
+            let outcome = if self.running.contains_key(key) { self.change(key, listener) } else { self.add(key, listener) };
+            let mut unbound = self.unbound.lock();
+            match outcome {
+                Ok(()) => {
+                    unbound.remove(key);
+                }
+                Err(why) => {
+                    if unbound.get(key) != Some(&why) {
+                        tracing::error!(listener = %key, address = %listener.bind.address, "cannot listen: {why}; tried again until it works");
+                    }
+                    unbound.insert(key.clone(), why);
+                }
+            }
+        }
+        self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.epoch == epoch));
+    }
+
+    fn change(&mut self, key: &ListenerKey, listener: &Arc<Listener>) -> Result<(), String> {
+        let Some(running) = self.running.get(key) else { return Ok(()) };
+        let last = running.live.load_full();
+        if Arc::ptr_eq(&last.listener, listener) {
+            return Ok(());
+        }
+        let live = self.workshop.make(listener, Some(&last))?;
+        running.live.store(Arc::new(live));
+        running.changed.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    fn add(&mut self, key: &ListenerKey, listener: &Arc<Listener>) -> Result<(), String> {
+        let live = self.workshop.make(listener, None)?;
+        let acceptor = Acceptor::bind(&listener.bind).map_err(|why| format!("{}: {why}", listener.bind.address))?;
+        tracing::info!(listener = %key, address = %listener.bind.address, protocol = listener.protocol.as_str(), "listening");
+        let running = Running {
+            bind: listener.bind.clone(),
+            live: Arc::new(ArcSwap::from_pointee(live)),
+            inbound: matches!(listener.role, Role::Inbound(_)),
+            changed: watch::Sender::new(0),
+            drain: watch::Sender::new(false),
+            draining: Arc::default(),
+            accepting: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            connections: TaskTracker::new(),
+        };
+        tokio::spawn(accept(acceptor, self.plane.clone(), Door::of(&running)));
+        self.running.insert(key.clone(), running);
+        Ok(())
+    }
+}
+
+/// Retires a removed listener and cuts what is left of it after a while.
+fn remove(running: Running) {
+    remove_socket(&running.bind);
+    running.retire();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = running.connections.wait() => {}
+            () = sleep(REMOVED_GRACE) => running.kill.cancel(),
+        }
+    });
+}
+
+/// What the accept loop needs of its listener.
+struct Door {
+    live: Arc<ArcSwap<Live>>,
+    turn: Turn,
+    accepting: CancellationToken,
+    kill: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Door {
+    fn of(running: &Running) -> Self {
+        let (drain, changed) = (running.drain.subscribe(), running.changed.subscribe());
+        Self {
+            live: running.live.clone(),
+            turn: Turn { drain, draining: running.draining.clone(), changed },
+            accepting: running.accepting.clone(),
+            kill: running.kill.clone(),
+            connections: running.connections.clone(),
+        }
+    }
+}
+
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    fn bind(bind: &Bind) -> io::Result<Self> {
+        match &bind.address {
+            Address::Tcp(address) => {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                Ok(Self::Tcp(socket.listen(BACKLOG)?))
+            }
+            Address::Unix(path) => {
+                remove_stale(path)?;
+                let listener = UnixListener::bind(path)?;
+                if let Some(mode) = bind.mode {
+                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+                }
+                Ok(Self::Unix(listener))
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, _) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                Ok(Socket::Tcp(socket))
+            }
+            Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Removes a socket file that an earlier process left behind; one that still answers is in use.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket")),
+            Err(_) => std::fs::remove_file(path),
+        },
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is in the way")),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(why),
+    }
+}
+
+fn remove_socket(bind: &Bind) {
+    if let Address::Unix(path) = &bind.address {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// The accept loop of one listener.
+async fn accept(acceptor: Acceptor, plane: Arc<Plane>, door: Door) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = door.accepting.cancelled() => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        let socket = match accepted {
+            Ok(socket) => socket,
+            Err(why) => {
+                // A client that left in the queue is its own matter; being out of descriptors needs a pause, or the loop spins.
+                if !matches!(why.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::InvalidInput) {
+                    tracing::warn!("cannot accept: {why}");
+                    sleep(Duration::from_millis(20)).await;
+                }
+                continue;
+            }
+        };
+        let live = door.live.load_full();
+        let limit = match &live.listener.role {
+            Role::Inbound(inbound) => inbound.max_connections,
+            Role::Upstream(_) => None,
+        };
+        if limit.is_some_and(|limit| open.load(Ordering::Relaxed) >= limit as usize) {
+            live.metrics.tls_failed("too_many_connections");
+            continue;
+        }
+        let counted = Counted::new(open.clone(), live);
+        let serving = serve(plane.clone(), door.live.clone(), door.turn.clone(), socket);
+        let kill = door.kill.clone();
+        door.connections.spawn(async move {
+            tokio::select! {
+                () = serving => {}
+                () = kill.cancelled() => {}
+            }
+            drop(counted);
+        });
+    }
+}
+
+/// Counts a connection for as long as it lives, however it ends.
+struct Counted {
+    open: Arc<AtomicUsize>,
+    live: Arc<Live>,
+}
+
+impl Counted {
+    fn new(open: Arc<AtomicUsize>, live: Arc<Live>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        live.metrics.connection_opened();
+        Self { open, live }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.live.metrics.connection_closed();
+    }
+}

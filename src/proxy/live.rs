@@ -1,0 +1,229 @@
+//! A listener as the data plane uses it: everything that does not depend on the request is made here, once a snapshot.
+
+use std::{collections::HashMap, hash::Hasher, sync::Arc, time::Duration};
+
+use openssl::ssl::{SslAcceptor, SslConnector};
+use pingora_core::{
+    protocols::{ALPN, l4::socket::SocketAddr as PingoraAddress},
+    upstreams::peer::HttpPeer,
+};
+
+use super::{
+    balance::RoundRobin,
+    tls::{Keys, ServerIdentity},
+};
+use crate::{
+    model::{
+        cluster::{Cluster, Endpoint},
+        listener::{Address, Inbound, Listener, Protocol, Role},
+    },
+    telemetry::{Telemetry, metrics::ListenerMetrics},
+};
+
+/// How long an idle connection to the local app is kept: shorter than the keep-alive of common app servers (5 s), since a request
+/// with a body cannot be repeated when the app closes first.
+const APP_IDLE: Duration = Duration::from_secs(4);
+/// How long an idle connection to a mesh peer is kept: shorter than our own inbound keep-alive.
+const PEER_IDLE: Duration = Duration::from_secs(50);
+/// Streams on one HTTP/2 connection; the peer's own limit is respected besides.
+const STREAMS: usize = 100;
+/// HTTP/2 windows towards upstreams, bytes. Pingora's default of 8 MiB a stream is memory that a sidecar should not promise.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// A listener with its living parts.
+pub struct Live {
+    /// The listener of the snapshot.
+    pub listener: Arc<Listener>,
+    /// Its counters.
+    pub metrics: Arc<ListenerMetrics>,
+    /// What its role needs.
+    pub side: Side,
+}
+
+/// What a role needs.
+pub enum Side {
+    /// mTLS from peers, on to the app.
+    Inbound(AppSide),
+    /// Plain from the app, on to peers: the clusters in failover order.
+    Upstream(Vec<Arc<LiveCluster>>),
+}
+
+/// The inbound role's living parts.
+pub struct AppSide {
+    /// Accepts mTLS.
+    pub acceptor: SslAcceptor,
+    http1: HttpPeer,
+    http2: HttpPeer,
+}
+
+impl AppSide {
+    /// The app, spoken to as the client speaks to us: Consul's inbound listener hands HTTP/2 on as cleartext HTTP/2.
+    pub fn peer(&self, http2: bool) -> HttpPeer {
+        if http2 { self.http2.clone() } else { self.http1.clone() }
+    }
+}
+
+/// A cluster with its living parts.
+pub struct LiveCluster {
+    /// The cluster of the snapshot.
+    pub cluster: Arc<Cluster>,
+    robin: RoundRobin,
+    template: HttpPeer,
+    /// Dials opaque connections; only for protocol `tcp`.
+    pub dialer: Option<SslConnector>,
+    epoch: u64,
+}
+
+impl LiveCluster {
+    /// The next endpoint that is not in `tried`. Balanced by weight over the healthy ones.
+    pub fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
+        // Within as many turns as there are healthy endpoints an untried one is likely; a linear look settles the rest.
+        for _ in 0..=tried.len() {
+            let endpoint = self.cluster.endpoints.get(self.robin.pick()?)?;
+            if !contains(tried, endpoint) {
+                return Some(endpoint);
+            }
+        }
+        self.cluster.endpoints.iter().find(|e| e.is_healthy() && !contains(tried, e))
+    }
+
+    /// The endpoint as Pingora dials it.
+    pub fn peer(&self, endpoint: &Endpoint) -> HttpPeer {
+        let mut peer = self.template.clone();
+        if let Address::Tcp(address) = &endpoint.address {
+            peer._address = PingoraAddress::Inet(*address);
+        }
+        peer
+    }
+}
+
+fn contains(tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>) -> bool {
+    tried.iter().any(|t| Arc::ptr_eq(t, endpoint))
+}
+
+/// Makes live listeners, sharing what they have in common.
+pub struct Workshop {
+    telemetry: Arc<Telemetry>,
+    keys: HashMap<u64, Arc<Keys>>,
+}
+
+impl Workshop {
+    /// A workshop whose listeners count into `telemetry`.
+    pub fn new(telemetry: Arc<Telemetry>) -> Self {
+        Self { telemetry, keys: HashMap::new() }
+    }
+
+    /// Forgets the keys of identities that no listener has any more.
+    pub fn retain(&mut self, used: impl Fn(u64) -> bool) {
+        self.keys.retain(|epoch, _| used(*epoch));
+    }
+
+    /// Makes a listener live. Clusters that did not change are taken over from its last form.
+    ///
+    /// # Errors
+    /// In words, when OpenSSL refuses the identity or the mesh entry's TLS settings.
+    pub fn make(&mut self, listener: &Arc<Listener>, last: Option<&Live>) -> Result<Live, String> {
+        let keys = self.keys(listener)?;
+        let metrics = match last {
+            Some(last) if last.listener.protocol == listener.protocol => last.metrics.clone(),
+            _ => self.telemetry.metrics.listener(listener),
+        };
+        let side = match &listener.role {
+            Role::Inbound(inbound) => {
+                let acceptor = keys.acceptor(listener.protocol, &listener.tls).map_err(|e| e.to_string())?;
+                Side::Inbound(AppSide { acceptor, http1: app_peer(inbound, ALPN::H1)?, http2: app_peer(inbound, ALPN::H2)? })
+            }
+            Role::Upstream(upstream) => {
+                let known: &[Arc<LiveCluster>] = match last.map(|l| &l.side) {
+                    Some(Side::Upstream(clusters)) => clusters,
+                    _ => &[],
+                };
+                let clusters = upstream.route.clusters.iter().map(|cluster| live_cluster(listener, cluster, &keys, known));
+                let clusters = clusters.collect::<Result<Vec<_>, _>>()?;
+                let all = upstream.route.clusters.iter().flat_map(|c| c.endpoints.iter());
+                let (healthy, unhealthy): (Vec<_>, Vec<_>) = all.partition(|e| e.is_healthy());
+                metrics.endpoints(healthy.len(), unhealthy.len());
+                Side::Upstream(clusters)
+            }
+        };
+        Ok(Live { listener: listener.clone(), metrics, side })
+    }
+
+    fn keys(&mut self, listener: &Listener) -> Result<Arc<Keys>, String> {
+        if let Some(keys) = self.keys.get(&listener.identity.epoch) {
+            return Ok(keys.clone());
+        }
+        let keys = Arc::new(Keys::load(&listener.identity).map_err(|e| e.to_string())?);
+        self.keys.insert(keys.epoch, keys.clone());
+        Ok(keys)
+    }
+}
+
+fn app_peer(inbound: &Inbound, alpn: ALPN) -> Result<HttpPeer, String> {
+    let mut peer = match &inbound.app.address {
+        Address::Tcp(address) => HttpPeer::new(*address, false, String::new()),
+        Address::Unix(path) => {
+            let path = path.to_str().ok_or("the app's socket path is not UTF-8")?;
+            HttpPeer::new_uds(path, false, String::new()).map_err(|e| e.to_string())?
+        }
+    };
+    peer.options.alpn = alpn;
+    peer.options.connection_timeout = Some(inbound.connect_timeout);
+    peer.options.total_connection_timeout = Some(inbound.connect_timeout);
+    peer.options.idle_timeout = Some(APP_IDLE);
+    windows(&mut peer);
+    Ok(peer)
+}
+
+fn windows(peer: &mut HttpPeer) {
+    peer.options.max_h2_streams = STREAMS;
+    peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
+    peer.options.h2_connection_window_size = Some(STREAM_WINDOW * 4);
+}
+
+fn live_cluster(listener: &Listener, cluster: &Arc<Cluster>, keys: &Keys, known: &[Arc<LiveCluster>]) -> Result<Arc<LiveCluster>, String> {
+    let before = known.iter().find(|k| k.cluster.target == cluster.target);
+    if let Some(same) = before.filter(|k| Arc::ptr_eq(&k.cluster, cluster) && k.epoch == keys.epoch) {
+        return Ok(same.clone());
+    }
+    let weights: Vec<u32> = cluster.endpoints.iter().map(|e| if e.is_healthy() { e.weight } else { 0 }).collect();
+    let dialer = match cluster.protocol {
+        Protocol::Tcp => Some(keys.dialer(&listener.tls, cluster.expected.clone()).map_err(|e| e.to_string())?),
+        _ => None,
+    };
+    Ok(Arc::new(LiveCluster {
+        cluster: cluster.clone(),
+        robin: RoundRobin::new(&weights, before.map(|b| &b.robin)),
+        template: mesh_peer(cluster, keys)?,
+        dialer,
+        epoch: keys.epoch,
+    }))
+}
+
+/// A mesh peer without its address.
+fn mesh_peer(cluster: &Cluster, keys: &Keys) -> Result<HttpPeer, String> {
+    if cluster.sni.is_empty() || cluster.expected.is_empty() {
+        return Err(format!("target {} has no server name or no expected identity", cluster.target));
+    }
+    let unset = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut peer = HttpPeer::new(unset, true, cluster.sni.to_string());
+    peer.client_cert_key = Some(keys.cert_key.clone());
+    peer.group_key = group_key(cluster, keys);
+    peer.options.ca = Some(keys.ca.clone());
+    peer.options.verify_hostname = false;
+    peer.options.alpn = if cluster.protocol.is_http2() { ALPN::H2 } else { ALPN::H1 };
+    peer.options.connection_timeout = Some(cluster.connect_timeout);
+    peer.options.total_connection_timeout = Some(cluster.connect_timeout);
+    peer.options.idle_timeout = Some(PEER_IDLE);
+    peer.options.upstream_tls_handshake_complete_hook = Some(Arc::new(|ssl| Some(Arc::new(ServerIdentity::of(ssl)))));
+    windows(&mut peer);
+    Ok(peer)
+}
+
+/// Pingora's pool key holds neither the CA list nor the whole client certificate nor the identity that we expect: this does.
+fn group_key(cluster: &Cluster, keys: &Keys) -> u64 {
+    use std::hash::{DefaultHasher, Hash};
+    let mut hasher = DefaultHasher::new();
+    (keys.epoch, &cluster.expected, cluster.protocol).hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,54 @@
+//! The data plane: reads snapshots, never waits for the control plane.
+//!
+//! accept ([`listeners`]) → tls, identify ([`serve`], [`tls`]) → authorize, balance ([`exchange`]) → connect, forward ([`http`], [`tcp`])
+//! → record ([`crate::telemetry`]). What a step refuses is a [`refusal::Refusal`].
+
+pub mod balance;
+pub mod connection;
+pub mod exchange;
+pub mod gate;
+pub mod headers;
+pub mod http;
+pub mod listeners;
+pub mod live;
+pub mod refusal;
+pub mod serve;
+pub mod tcp;
+pub mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use pingora_core::{apps::HttpServerOptions, protocols::http::v2::server::default_h2_options, server::configuration::ServerConf};
+use pingora_proxy::http_proxy;
+
+use crate::telemetry::Telemetry;
+
+/// Idle upstream connections that are kept, for each worker thread.
+const POOL: usize = 256;
+/// Windows of HTTP/2 connections that clients make to us, bytes: the h2 crate's 64 KiB stalls large uploads.
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Builds the one HTTP proxy of the process, for `threads` workers. `no_roots` is a PEM file with one certificate that nobody trusts: Pingora
+/// would otherwise load the system's roots, twice, although every connection brings its own.
+pub fn plane(threads: usize, no_roots: String, telemetry: Arc<Telemetry>) -> serve::Plane {
+    let conf = ServerConf {
+        threads,
+        upstream_keepalive_pool_size: POOL,
+        max_retries: exchange::ATTEMPTS,
+        ca_file: Some(no_roots),
+        ..ServerConf::default()
+    };
+    let mut proxy = http_proxy(&Arc::new(conf), http::Sidecar::new(telemetry.clone()));
+    let mut options = HttpServerOptions::default();
+    // Whether HTTP/2 is spoken is settled before Pingora sees the connection; this makes it believe its own (instant) look.
+    options.h2c = true;
+    options.h2_idle_timeout = Some(std::time::Duration::from_secs(300));
+    proxy.server_options = Some(options);
+    let mut h2 = default_h2_options();
+    h2.initial_window_size(STREAM_WINDOW).initial_connection_window_size(STREAM_WINDOW * 2);
+    proxy.h2_options = Some(h2);
+    serve::Plane { http: Arc::new(proxy), telemetry }
+}

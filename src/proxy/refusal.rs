@@ -1,0 +1,157 @@
+//! Every "no" of the data plane: what the client sees, what the log says.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use pingora_core::{ErrorSource, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::{model::intention::Denied, telemetry::record::Flag};
+
+/// A request that is not served, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The request is not one that may be passed on.
+    #[error("bad request: {0}")]
+    BadRequest(&'static str),
+    /// Intentions refused the caller.
+    #[error("RBAC: access denied")]
+    Denied(Denied),
+    /// No endpoint is healthy.
+    #[error("no healthy upstream")]
+    NoHealthyEndpoint,
+    /// No endpoint could be connected to.
+    #[error("upstream connect error: {0}")]
+    Connect(String),
+    /// The endpoint closed the connection before it answered.
+    #[error("upstream closed the connection before it answered: {0}")]
+    Closed(String),
+    /// The endpoint did not answer in time.
+    #[error("upstream request timeout")]
+    Timeout,
+    /// The endpoint's answer was not HTTP.
+    #[error("upstream protocol error: {0}")]
+    Protocol(String),
+    /// Our own fault.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    /// What Pingora's error means. `None`: the client is gone, there is nobody to answer.
+    pub fn of(error: &pingora_core::Error) -> Option<Self> {
+        use ErrorType::*;
+        let why = error.root_cause().to_string();
+        Some(match (error.esource(), error.etype()) {
+            (ErrorSource::Downstream, WriteError | ReadError | ConnectionClosed | H2Error) => return None,
+            (ErrorSource::Downstream, _) => Self::BadRequest("it is not valid HTTP"),
+            (_, ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure) => Self::Connect(why),
+            (_, TLSHandshakeFailure | TLSHandshakeTimedout | TLSWantX509Lookup | HandshakeError | InvalidCert) => Self::Connect(why),
+            (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => Self::Timeout,
+            (ErrorSource::Upstream, InvalidHTTPHeader | InvalidH2 | H2Error | H2Downgrade) => Self::Protocol(why),
+            (ErrorSource::Upstream, _) => Self::Closed(why),
+            _ => Self::Internal(why),
+        })
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::BadRequest(_) => 400,
+            Self::Denied(_) => 403,
+            Self::NoHealthyEndpoint | Self::Connect(_) | Self::Closed(_) => 503,
+            Self::Timeout => 504,
+            Self::Protocol(_) => 502,
+            Self::Internal(_) => 500,
+        }
+    }
+
+    /// The `grpc-status` that goes with it.
+    fn grpc_status(&self) -> u16 {
+        match self {
+            Self::BadRequest(_) | Self::Internal(_) => 13,
+            Self::Denied(_) => 7,
+            Self::Timeout => 4,
+            Self::NoHealthyEndpoint | Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) => 14,
+        }
+    }
+
+    /// The flag for log and metrics.
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::BadRequest(_) => Flag::DownstreamProtocolError,
+            Self::Denied(_) => Flag::Unauthorized,
+            Self::NoHealthyEndpoint => Flag::NoHealthyUpstream,
+            Self::Connect(_) => Flag::UpstreamConnectionFailure,
+            Self::Closed(_) => Flag::UpstreamConnectionTermination,
+            Self::Timeout => Flag::UpstreamTimeout,
+            Self::Protocol(_) => Flag::UpstreamProtocolError,
+            Self::Internal(_) => Flag::None,
+        }
+    }
+
+    /// Stable words for the log's `response_code_details`.
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad_request",
+            Self::Denied(denied) => denied.reason(),
+            Self::NoHealthyEndpoint => "no_healthy_upstream",
+            Self::Connect(_) => "upstream_connect_failure",
+            Self::Closed(_) => "upstream_closed",
+            Self::Timeout => "response_timeout",
+            Self::Protocol(_) => "upstream_protocol_error",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+
+    /// Why connecting failed, for the log's `upstream_transport_failure_reason`.
+    pub fn transport_failure(&self) -> Option<&str> {
+        match self {
+            Self::Connect(why) | Self::Closed(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// The text that the client sees. What an endpoint's connection said stays in our log.
+    fn body(&self) -> String {
+        match self {
+            Self::Connect(_) => "upstream connect error\n".to_owned(),
+            Self::Closed(_) => "upstream closed the connection\n".to_owned(),
+            Self::Protocol(_) => "upstream protocol error\n".to_owned(),
+            Self::Internal(_) => "internal error\n".to_owned(),
+            // Envoy's words, without an end of line: scripts compare them.
+            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout => self.to_string(),
+            Self::BadRequest(_) => format!("{self}\n"),
+        }
+    }
+
+    /// Answers the client: a plain text, or for gRPC a trailers-only response (status 200 and `grpc-status`, gRPC over HTTP/2).
+    ///
+    /// # Errors
+    /// When the client cannot be written to.
+    pub async fn answer(&self, session: &mut Session) -> Result<()> {
+        let body = self.body();
+        if is_grpc(session) {
+            let mut head = ResponseHeader::build(200, Some(4))?;
+            head.insert_header(CONTENT_TYPE, "application/grpc")?;
+            head.insert_header(HeaderName::from_static("grpc-status"), self.grpc_status().to_string())?;
+            head.insert_header(HeaderName::from_static("grpc-message"), body.trim_end())?;
+            return session.write_response_header(Box::new(head), true).await;
+        }
+        let mut head = ResponseHeader::build(self.status(), Some(4))?;
+        head.insert_header(CONTENT_TYPE, "text/plain")?;
+        head.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
+        let head_only = session.req_header().method == http::Method::HEAD;
+        session.write_response_header(Box::new(head), head_only).await?;
+        if !head_only {
+            session.write_response_body(Some(Bytes::from(body)), true).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the request is a gRPC call.
+pub fn is_grpc(session: &Session) -> bool {
+    let kind = session.req_header().headers.get(CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}

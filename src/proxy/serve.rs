@@ -1,0 +1,181 @@
+//! One accepted connection, from TLS to its end.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use pingora_core::{
+    apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
+    protocols::{Stream, http::ServerSession},
+    tls::ssl::{NameType, Ssl, SslAcceptor},
+};
+use pingora_proxy::HttpProxy;
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    connection::{Connection, Context, Socket, Spoken},
+    headers,
+    http::Sidecar,
+    listeners::Turn,
+    live::{Live, Side},
+    tcp,
+    tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
+};
+use crate::{
+    model::listener::{Listener, Role, Xfcc},
+    telemetry::Telemetry,
+};
+
+/// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long requests in flight on an HTTP/2 connection may go on after its peer was denied; its new requests are refused at once.
+const DENIED_GRACE: Duration = Duration::from_secs(1);
+
+/// What all connections share.
+pub struct Plane {
+    /// The one Pingora proxy.
+    pub http: Arc<HttpProxy<Sidecar>>,
+    /// Where records go.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// Serves an accepted socket until it ends. Counting, draining and killing are the caller's.
+pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, socket: Socket) {
+    let (remote, local) = match &socket {
+        Socket::Tcp(socket) => (socket.peer_addr().ok(), socket.local_addr().ok()),
+        Socket::Unix(_) => (None, None),
+    };
+    let mut context = Context::new(live.clone(), remote, local, turn.draining.clone());
+    let now = live.load_full();
+    let mut connection = match &now.side {
+        Side::Upstream(_) => Connection::plain(socket),
+        Side::Inbound(app) => match identify(&app.acceptor, socket, &now.listener, &mut context).await {
+            Ok(connection) => connection,
+            Err(why) => {
+                // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
+                if why.contains("unexpected EOF") {
+                    return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
+                }
+                now.metrics.tls_failed(cause(&why));
+                tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+                return;
+            }
+        },
+    };
+    let context = Arc::new(context);
+    if connection.attach(context.clone()).is_err() {
+        return;
+    }
+    let is_http = now.listener.protocol.is_http();
+    drop(now);
+    if !is_http {
+        let denied = denied(&context, turn.changed.clone());
+        return tcp::serve(connection, context.clone(), &plane.telemetry, denied).await;
+    }
+    let mut drain = turn.drain.clone();
+    let spoken = tokio::select! {
+        biased;
+        spoken = connection.sniff(KEEP_ALIVE) => spoken,
+        _ = drain.wait_for(|drain| *drain) => Spoken::Nothing,
+    };
+    let cut = async {
+        denied(&context, turn.changed.clone()).await;
+        if spoken == Spoken::Http2 {
+            tokio::time::sleep(DENIED_GRACE).await;
+        } else {
+            // An HTTP/1 request in flight may end; a tunnel may not go on. The next request is judged on its own.
+            while !context.upgraded.load(Ordering::Relaxed) {
+                tokio::time::sleep(DENIED_GRACE).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = speak(&plane, connection, spoken, &turn) => {}
+        () = cut => tracing::info!("closed a connection whose peer is no longer allowed"),
+    }
+}
+
+async fn speak(plane: &Plane, connection: Connection, spoken: Spoken, turn: &Turn) {
+    match spoken {
+        Spoken::Nothing => {}
+        Spoken::Http1 => http1(plane, connection, &turn.drain).await,
+        Spoken::Http2 => {
+            plane.http.process_new(Box::new(connection), &turn.drain).await;
+        }
+    }
+}
+
+/// tls → identify.
+async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
+    let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
+    let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
+    let ssl = connection.tls().ok_or("no TLS")?;
+    let id = shown_id(ssl).ok_or("the client showed no SPIFFE ID")?;
+    let xfcc = match &listener.role {
+        Role::Inbound(inbound) if inbound.xfcc == Xfcc::AppendForward => headers::xfcc_element(ssl, &listener.identity.leaf.id, &id),
+        _ => None,
+    };
+    context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.peer = Some(Peer { id, xfcc });
+    Ok(connection)
+}
+
+/// Ends when the intentions turn against the connection's peer; never on the outbound side.
+async fn denied(context: &Context, mut changed: watch::Receiver<u64>) {
+    loop {
+        let live = context.live.load_full();
+        match &live.listener.role {
+            Role::Inbound(inbound) if context.authorize(&inbound.intentions).is_err() && *changed.borrow_and_update() > 0 => return,
+            _ => {}
+        }
+        drop(live);
+        if changed.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
+async fn http1(plane: &Plane, connection: Connection, drain: &watch::Receiver<bool>) {
+    let mut drain = drain.clone();
+    let mut stream: Stream = Box::new(connection);
+    let mut settings: Option<HttpPersistentSettings> = None;
+    loop {
+        let mut session = ServerSession::new_http1(stream);
+        match settings.take() {
+            Some(settings) => settings.apply_to_session(&mut session),
+            None => session.set_keepalive(Some(KEEP_ALIVE.as_secs())),
+        }
+        let Some(reused) = plane.http.process_new_http(session, &drain).await else { return };
+        let (next, persistent) = reused.consume();
+        settings = persistent;
+        let Ok(mut connection) = next.into_any().downcast::<Connection>() else { return };
+        // A request that is in the buffer already is served even when the drain has begun.
+        let more = tokio::select! {
+            biased;
+            more = timeout(KEEP_ALIVE, connection.readable()) => more.unwrap_or(false),
+            _ = drain.wait_for(|drain| *drain) => false,
+        };
+        if !more {
+            let _ = tokio::io::AsyncWriteExt::shutdown(&mut *connection).await;
+            return;
+        }
+        stream = connection;
+    }
+}
+
+/// A handshake's failure in one of few words, for the metric.
+fn cause(why: &str) -> &'static str {
+    const KNOWN: [(&str, &str); 7] = [
+        ("did not finish", "timeout"),
+        ("peer did not return a certificate", "no_certificate"),
+        ("certificate verify failed", "certificate_refused"),
+        ("no SPIFFE ID", "certificate_refused"),
+        ("unsupported protocol", "version"),
+        ("no shared cipher", "cipher"),
+        ("alert", "refused_by_client"),
+    ];
+    KNOWN.iter().find(|(text, _)| why.contains(text)).map_or("other", |(_, word)| word)
+}

@@ -1,0 +1,152 @@
+//! Opaque connections: protocol `tcp` on both sides of the mesh.
+
+use std::{io, sync::Arc, time::Duration};
+
+use pingora_core::protocols::tls::SslStream;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::{
+    connection::{Connection, Context},
+    exchange::{Chosen, Exchange},
+    http::record,
+    live::{Live, LiveCluster},
+    refusal::Refusal,
+};
+use crate::{
+    model::listener::{Address, Role},
+    telemetry::{
+        Telemetry,
+        record::{Flag, Record},
+    },
+};
+
+/// Copy buffers, bytes: measured best for clear text on one side and TLS on the other.
+const BUFFER: usize = 16 * 1024;
+
+/// How long a refused client may take to close its side.
+const LINGER: Duration = Duration::from_millis(250);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// How an opaque connection ended.
+enum End {
+    /// Both sides finished, or one broke off, which is how many protocols end.
+    Closed,
+    /// Intentions changed and no longer allow it.
+    NoLongerAllowed,
+    /// It never began.
+    Refused(Refusal),
+}
+
+/// Carries one opaque connection from accept to record. `no_longer_allowed` ends when the intentions turn against the peer.
+pub async fn serve(
+    mut connection: Connection,
+    context: Arc<Context>,
+    telemetry: &Telemetry,
+    no_longer_allowed: impl Future<Output = ()> + Send,
+) {
+    let mut exchange = Exchange::default();
+    let live = exchange.pin(&context);
+    let end = match Exchange::authorize(&context, &live) {
+        Err(refusal) => End::Refused(refusal),
+        Ok(_) => match connect(&mut exchange, &live).await {
+            Err(refusal) => End::Refused(refusal),
+            Ok(mut endpoint) => tokio::select! {
+                _ = copy_bidirectional_with_sizes(&mut connection, &mut endpoint, BUFFER, BUFFER) => End::Closed,
+                () = no_longer_allowed => End::NoLongerAllowed,
+            },
+        },
+    };
+    let refusal = match &end {
+        End::Refused(refusal) => Some(refusal),
+        _ => None,
+    };
+    if refusal.is_some() {
+        let _ = timeout(LINGER, say_goodbye(&mut connection)).await;
+    }
+    let record = Record {
+        flag: match &end {
+            End::Closed => Flag::None,
+            End::NoLongerAllowed => Flag::Unauthorized,
+            End::Refused(refusal) => refusal.flag(),
+        },
+        details: match &end {
+            End::Closed => "",
+            End::NoLongerAllowed => "intention_no_longer_allows",
+            End::Refused(refusal) => refusal.details(),
+        },
+        received: connection.received(),
+        sent: connection.sent(),
+        transport_failure: refusal.and_then(Refusal::transport_failure),
+        ..record(&exchange, &live)
+    };
+    telemetry.record(&record, &live.metrics);
+}
+
+/// Closes our side and takes what the client has sent already: closing at once would make the kernel answer with a reset, which the client
+/// reads as a broken network rather than as a refusal.
+async fn say_goodbye(connection: &mut Connection) -> io::Result<()> {
+    connection.shutdown().await?;
+    let mut taken = 0;
+    let mut buffer = [0; 1024];
+    while taken < BUFFER {
+        match connection.read(&mut buffer).await? {
+            0 => break,
+            read => taken += read,
+        }
+    }
+    Ok(())
+}
+
+/// balance → connect, until an endpoint answers or none is left.
+async fn connect(exchange: &mut Exchange, live: &Live) -> Result<Box<dyn Stream>, Refusal> {
+    loop {
+        let Chosen { cluster, endpoint } = exchange.choose(live)?;
+        let dialled = match (&cluster, &live.listener.role) {
+            (Some(cluster), _) => timeout_io(cluster.cluster.connect_timeout, dial_peer(cluster, &endpoint.address)).await,
+            (None, Role::Inbound(inbound)) => timeout_io(inbound.connect_timeout, dial(&endpoint.address)).await,
+            (None, Role::Upstream(_)) => Err(io::Error::other("no cluster")),
+        };
+        match dialled {
+            Ok(stream) => return Ok(stream),
+            Err(why) => {
+                let refusal = Refusal::Connect(format!("{}: {why}", endpoint.address));
+                if !exchange.unreachable(refusal.clone()) {
+                    return Err(refusal);
+                }
+            }
+        }
+    }
+}
+
+async fn timeout_io<T>(limit: Duration, io: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, io).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {limit:?}"))))
+}
+
+async fn dial(address: &Address) -> io::Result<Box<dyn Stream>> {
+    Ok(match address {
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    })
+}
+
+/// Connects to a mesh peer; its identity is compared inside the handshake, so nothing is ever sent to another one.
+async fn dial_peer(cluster: &LiveCluster, address: &Address) -> io::Result<Box<dyn Stream>> {
+    let dialer = cluster.dialer.as_ref().ok_or_else(|| io::Error::other("the target is not of protocol tcp"))?;
+    let Address::Tcp(address) = address else { return Err(io::Error::other("a mesh peer on a Unix socket")) };
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let session = dialer.configure()?.verify_hostname(false).into_ssl(&cluster.cluster.sni)?;
+    let mut stream = SslStream::new(session, stream).map_err(io::Error::other)?;
+    stream.connect().await.map_err(io::Error::other)?;
+    Ok(Box::new(stream))
+}

@@ -1,0 +1,264 @@
+//! Every metric of this process: names, labels and help texts stand here and nowhere else.
+//!
+//! A registry of our own, so that several instances (tests, an embedding program) never share a counter. What belongs to one
+//! listener is counted by its [`ListenerMetrics`] and disappears with the listener.
+
+mod grown;
+mod listener;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::SystemTime,
+};
+
+use parking_lot::Mutex;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::{Collector, MetricVec, MetricVecBuilder},
+    proto::LabelPair,
+};
+
+pub use self::listener::ListenerMetrics;
+use crate::model::listener::{Listener, ListenerKey};
+
+/// Upper bounds of the request duration's buckets, in seconds.
+const DURATION_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The label by which a listener's series are found again when it goes.
+const LISTENER: &str = "listener";
+
+/// All metrics of a process. Shared behind an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    families: Arc<Families>,
+    leaf_expiry: IntGaugeVec,
+    consul_last_success: GaugeVec,
+    reload_successful: IntGauge,
+    reload_timestamp: GaugeVec,
+    /// Access log lines that were dropped; counted by the access log itself.
+    pub(super) access_log_dropped: IntCounter,
+}
+
+impl Metrics {
+    /// Registers every family.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] if a name is taken twice or not valid: a mistake in this file.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let build = IntGaugeVec::new(Opts::new("aralez_build_info", "Always 1; the version is in the label"), &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(build))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let metrics = Self {
+            families: Arc::new(Families::new(&registry)?),
+            leaf_expiry: registered(
+                &registry,
+                IntGaugeVec::new(Opts::new("aralez_leaf_expiry_timestamp_seconds", "When the leaf in use expires"), &["sidecar"])?,
+            )?,
+            consul_last_success: registered(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent"),
+                    &["watch"],
+                )?,
+            )?,
+            reload_successful: registered(
+                &registry,
+                IntGauge::new("aralez_config_last_reload_successful", "1 if the last configuration was usable in every part, else 0")?,
+            )?,
+            // A vector without labels shows nothing before the first value; a plain gauge would show a 0 that never was.
+            reload_timestamp: registered(
+                &registry,
+                GaugeVec::new(Opts::new("aralez_config_last_reload_timestamp_seconds", "When a configuration last took effect"), &[])?,
+            )?,
+            access_log_dropped: registered(
+                &registry,
+                IntCounter::new("aralez_access_log_dropped_total", "Access log lines dropped: the sink was too slow or failed")?,
+            )?,
+            registry,
+        };
+        Ok(metrics)
+    }
+
+    /// The counters of a listener. While one with the same key is alive it is handed out again, so that a changed listener
+    /// goes on counting where it was.
+    pub fn listener(&self, listener: &Listener) -> Arc<ListenerMetrics> {
+        // Declared before the guard, so dropped after it: dropping the last `Arc` takes the same lock.
+        let known;
+        let mut live = self.families.live.lock();
+        known = live.get(&listener.key).and_then(Weak::upgrade);
+        if let Some(known) = &known
+            && known.speaks_of(listener)
+        {
+            return known.clone();
+        }
+        let new = Arc::new(ListenerMetrics::new(self.families.clone(), listener));
+        live.insert(listener.key.clone(), Arc::downgrade(&new));
+        new
+    }
+
+    /// Sets when the leaf of a sidecar expires, in seconds since the Unix epoch.
+    pub fn leaf_expires(&self, sidecar: &str, at: i64) {
+        self.leaf_expiry.with_label_values(&[sidecar]).set(at);
+    }
+
+    /// Notes that the agent answered a watch just now. `watch` is its name, for example `web-sidecar-proxy: leaf`.
+    pub fn consul_answered(&self, watch: &str) {
+        self.consul_last_success.with_label_values(&[watch]).set(now());
+    }
+
+    /// Forgets a watch that exists no more.
+    pub fn consul_forget(&self, watch: &str) {
+        // Fails only when the watch was never answered: then there is nothing to forget.
+        let _ = self.consul_last_success.remove_label_values(&[watch]);
+    }
+
+    /// Notes that a configuration took effect just now, and whether every part of it was usable.
+    pub fn config_reloaded(&self, successful: bool) {
+        self.reload_successful.set(i64::from(successful));
+        self.reload_timestamp.with_label_values::<&str>(&[]).set(now());
+    }
+
+    /// All metrics in the Prometheus text format, version 0.0.4.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] when a family cannot be written as text.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+/// The families that listeners count in. Each has the labels [`LISTENER`] and `direction`, then its own.
+#[derive(Debug)]
+struct Families {
+    /// The listeners that are alive, to hand out one for each key and to know whose series may go.
+    live: Mutex<HashMap<ListenerKey, Weak<ListenerMetrics>>>,
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    tcp_connections: IntCounterVec,
+    opened: IntCounterVec,
+    closed: IntCounterVec,
+    active: IntGaugeVec,
+    bytes: IntCounterVec,
+    tls_failures: IntCounterVec,
+    decisions: IntCounterVec,
+    endpoints: IntGaugeVec,
+    retries: IntCounterVec,
+}
+
+impl Families {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let labels = |own: &[&'static str]| [&[LISTENER, "direction"], own].concat();
+        let counter =
+            |name: &str, help: &str, own: &[&'static str]| registered(registry, IntCounterVec::new(Opts::new(name, help), &labels(own))?);
+        let gauge =
+            |name: &str, help: &str, own: &[&'static str]| registered(registry, IntGaugeVec::new(Opts::new(name, help), &labels(own))?);
+        let duration =
+            HistogramOpts::new("aralez_request_duration_seconds", "From the request's start to its end").buckets(DURATION_BUCKETS.to_vec());
+        Ok(Self {
+            live: Mutex::default(),
+            requests: counter(
+                "aralez_requests_total",
+                "Finished HTTP requests; code_class none: no status was sent",
+                &["source", "destination", "code_class", "grpc_status", "flag"],
+            )?,
+            request_duration: registered(registry, HistogramVec::new(duration, &labels(&["source", "destination"]))?)?,
+            tcp_connections: counter(
+                "aralez_tcp_connections_total",
+                "Finished TCP connections and how they ended",
+                &["source", "destination", "flag"],
+            )?,
+            opened: counter("aralez_connections_opened_total", "Connections accepted", &[])?,
+            closed: counter("aralez_connections_closed_total", "Connections ended", &[])?,
+            active: gauge("aralez_connections_active", "Connections open now", &[])?,
+            bytes: counter("aralez_bytes_total", "Body and stream bytes, as seen from the client's side", &["dir"])?,
+            tls_failures: counter("aralez_tls_failures_total", "Handshakes with clients that failed", &["reason"])?,
+            decisions: counter("aralez_intention_decisions_total", "Verdicts on callers", &["action", "reason"])?,
+            endpoints: gauge("aralez_upstream_endpoints", "Endpoints known", &["state"])?,
+            retries: counter("aralez_retries_total", "Requests tried again on another endpoint", &["outcome"])?,
+        })
+    }
+
+    /// Removes the series of a listener, unless a newer one counts under the same key by now.
+    fn forget(&self, key: &ListenerKey, gone: *const ListenerMetrics) {
+        let mut live = self.live.lock();
+        if live.get(key).is_some_and(|now| now.as_ptr() == gone) {
+            live.remove(key);
+            let key = key.to_string();
+            let counters = [
+                &self.requests,
+                &self.tcp_connections,
+                &self.opened,
+                &self.closed,
+                &self.bytes,
+                &self.tls_failures,
+                &self.decisions,
+                &self.retries,
+            ];
+            counters.into_iter().for_each(|family| remove_series(family, &key));
+            [&self.active, &self.endpoints].into_iter().for_each(|family| remove_series(family, &key));
+            remove_series(&self.request_duration, &key);
+        }
+    }
+}
+
+/// Removes all series of one listener from a family.
+fn remove_series<T: MetricVecBuilder>(family: &MetricVec<T>, listener: &str) {
+    for metric in family.collect().iter().flat_map(|f| f.get_metric()) {
+        let labels: HashMap<&str, &str> = metric.get_label().iter().map(|l: &LabelPair| (l.name(), l.value())).collect();
+        if labels.get(LISTENER) == Some(&listener) {
+            // Fails only when the series is gone already.
+            let _ = family.remove(&labels);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_was_never_set_is_not_shown_as_zero() {
+        let metrics = Metrics::new().unwrap();
+        assert!(!metrics.encode().unwrap().contains("aralez_config_last_reload_timestamp_seconds "));
+        metrics.config_reloaded(true);
+        metrics.consul_answered("leaf");
+        metrics.leaf_expires("web-sidecar-proxy", 1_700_000_000);
+        let text = metrics.encode().unwrap();
+        for line in [
+            "aralez_config_last_reload_successful 1",
+            "aralez_config_last_reload_timestamp_seconds ",
+            "aralez_consul_last_success_timestamp_seconds{watch=\"leaf\"} ",
+            "aralez_leaf_expiry_timestamp_seconds{sidecar=\"web-sidecar-proxy\"} 1700000000",
+            concat!("aralez_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        metrics.consul_forget("leaf");
+        assert!(!metrics.encode().unwrap().contains("watch=\"leaf\""));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_process_is_measured() {
+        let text = Metrics::new().unwrap().encode().unwrap();
+        for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
+            assert!(text.contains(name), "{name} is not in\n{text}");
+        }
+    }
+}

@@ -295,3 +295,150 @@ fn chain(error: &dyn std::error::Error) -> String {
     let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     if text.is_empty() { error.to_string() } else { text }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use consul_api_types::{AgentServiceById, Authorize, ConfigEntry, IntentionMatch, Mesh, Roots};
+    use parking_lot::Mutex;
+    use tokio::sync::Notify;
+
+    use super::{
+        super::testing::{Agent, Reply, config},
+        *,
+    };
+
+    fn plain(status: u16, text: &str) -> Reply {
+        Reply::Now(status, vec![("content-type", "text/plain".to_owned())], text.to_owned())
+    }
+
+    async fn answering(status: u16, headers: &'static [(&'static str, &'static str)], body: &'static str) -> (Agent, Client) {
+        let agent = Agent::start(move |_| {
+            let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            Reply::Now(status, headers, body.to_owned())
+        });
+        let agent = agent.await;
+        let client = Client::new(AgentConfig { token: Some(Secret::new("s3cret")), ..config(&agent.address) }).unwrap();
+        (agent, client)
+    }
+
+    fn web() -> AgentServiceById {
+        AgentServiceById { id: "web/1".to_owned(), ..AgentServiceById::default() }
+    }
+
+    #[tokio::test]
+    async fn a_question_is_sent_with_its_position_token_and_body() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let notes = seen.clone();
+        let agent = Agent::start(move |question| {
+            notes.lock().push(question.clone());
+            plain(500, "")
+        });
+        let agent = agent.await;
+        let address = format!("http://{}/behind/", agent.address);
+        let client = AgentConfig { token: Some(Secret::new("s3cret")), wait: Some(Duration::from_secs(90)), ..config(&address) };
+        let client = Client::new(client).unwrap();
+        let authorize = Authorize { target: "web".into(), client_cert_uri: "spiffe://x".into(), client_cert_serial: String::new() };
+        let _ = client.send(&web(), &At::Hash("a b".to_owned())).await;
+        let _ = client.send(&IntentionMatch::default(), &At::Index(7)).await;
+        let _ = client.send(&authorize, &At::Now).await;
+        let seen = seen.lock();
+        assert_eq!(seen[0].line, "GET /behind/v1/agent/service/web%2F1");
+        assert_eq!((seen[0].params["hash"].as_str(), seen[0].params["wait"].as_str()), ("a b", "90000ms"));
+        assert_eq!((seen[1].params["index"].as_str(), seen[1].params["by"].as_str()), ("7", "destination"));
+        assert!(seen[2].line.starts_with("POST ") && seen[2].body.contains("spiffe://x") && seen[2].params.is_empty());
+        assert!(seen.iter().all(|question| question.token.as_deref() == Some("s3cret")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_with_its_headers() {
+        let (_agent, client) = answering(200, &[("X-Consul-Index", "42")], r#"{"TrustDomain": "td.consul"}"#).await;
+        let answer = client.send(&Roots, &At::Now).await.unwrap();
+        assert_eq!((answer.meta.index, answer.value.unwrap().trust_domain.as_str()), (Some(42), "td.consul"));
+    }
+
+    #[tokio::test]
+    async fn an_error_is_told_in_short_and_without_the_token() {
+        let (_agent, client) = answering(403, &[], "Permission denied:\n token s3cret lacks service:read").await;
+        let error = client.send(&Roots, &At::Now).await.unwrap_err();
+        assert_eq!(error.to_string(), "the agent answered 403: Permission denied: token <redacted> lacks service:read");
+        assert!(excerpt("x".repeat(999).as_bytes(), None).len() == TEXT_LIMIT);
+        assert!(!format!("{client:?}").contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn a_404_is_absence_only_where_the_agent_says_so() {
+        let mesh = ConfigEntry::<Mesh>::new("mesh", Tenancy::default());
+        let (_agent, client) = answering(404, &[("X-Consul-Index", "3")], "Config entry not found").await;
+        assert_eq!(client.send(&mesh, &At::Now).await.unwrap().value, None);
+        assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::Status { status: 404, .. })));
+        let (_agent, client) = answering(404, &[], "404 page not found").await;
+        assert!(matches!(client.send(&mesh, &At::Now).await, Err(Error::Status { status: 404, .. })));
+        assert!(matches!(client.send(&web(), &At::Now).await, Err(Error::Status { status: 404, .. })));
+        let (_agent, client) = answering(404, &[], "unknown service ID: web/1. Ensure that the service ID is passed").await;
+        assert_eq!(client.send(&web(), &At::Now).await.unwrap().value, None);
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_answer_and_a_redirect_are_errors() {
+        let (_agent, client) = answering(200, &[], "<html>").await;
+        let Err(Error::Decode(why)) = client.send(&Roots, &At::Now).await else { panic!("it was read") };
+        assert!(why.contains("/v1/agent/connect/ca/roots"), "{why}");
+        let (_agent, client) = answering(301, &[("Location", "http://192.0.2.1/")], "").await;
+        assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::Status { status: 301, .. })));
+    }
+
+    #[tokio::test]
+    async fn a_hung_agent_is_noticed() {
+        let asked = Arc::new(Notify::new());
+        let notify = asked.clone();
+        let agent = Agent::start(move |_| {
+            notify.notify_one();
+            Reply::Held
+        });
+        let agent = agent.await;
+        let client = Client::new(config(&agent.address)).unwrap();
+        let question = tokio::spawn(async move { client.send(&Roots, &At::Index(7)).await });
+        asked.notified().await;
+        tokio::time::pause();
+        let limit = WAIT + WAIT / 16 + MARGIN;
+        assert_eq!(question.await.unwrap().unwrap_err(), Error::Timeout(limit));
+    }
+
+    #[tokio::test]
+    async fn the_token_file_wins_and_is_read_again() {
+        let tokens = Arc::new(Mutex::new(Vec::new()));
+        let notes = tokens.clone();
+        let agent = Agent::start(move |question| {
+            notes.lock().push(question.token.clone().unwrap_or_default());
+            plain(200, "{}")
+        });
+        let agent = agent.await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let client = AgentConfig { token: Some(Secret::new("other")), token_file: Some(file.path().to_owned()), ..config(&agent.address) };
+        let client = Client::new(client).unwrap();
+        for token in ["first\n", "second"] {
+            std::fs::write(file.path(), token).unwrap();
+            client.send(&Roots, &At::Now).await.unwrap();
+        }
+        for unusable in ["", "to\u{7f}ken"] {
+            std::fs::write(file.path(), unusable).unwrap();
+            assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::TokenFile { .. })));
+        }
+        assert_eq!(*tokens.lock(), ["first", "second"]);
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_dialled_and_the_agents_return_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("consul.sock");
+        let client = Client::new(config(&format!("unix://{}", socket.display()))).unwrap();
+        let recoveries = client.recoveries();
+        assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::Connect(_))));
+        let _agent = Agent::start_unix(&socket, |_| plain(200, "{}"));
+        assert!(!recoveries.has_changed().unwrap());
+        client.send(&Roots, &At::Now).await.unwrap();
+        assert!(recoveries.has_changed().unwrap());
+    }
+}

@@ -20,6 +20,10 @@ mod names;
 mod registration;
 mod roots;
 mod supervisor;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{sync::Arc, time::Duration};

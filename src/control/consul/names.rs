@@ -126,3 +126,63 @@ pub async fn follow<T: Clone>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use tokio::sync::{Notify, watch};
+
+    use super::*;
+
+    #[test]
+    fn addresses_need_no_resolution_and_unknown_names_say_so() {
+        let resolved = Resolved::from([("db.internal", [10, 0, 0, 1].into())]);
+        assert_eq!(resolved.ip("::1"), Ok("::1".parse().unwrap()));
+        assert_eq!(resolved.ip("db.internal"), Ok([10, 0, 0, 1].into()));
+        assert!(resolved.ip("other.internal").is_err() && resolved.ip("").is_err());
+    }
+
+    #[tokio::test]
+    async fn the_hosts_file_counts_and_ipv4_comes_first() {
+        let resolved = Names::new().resolve(["localhost".to_owned()].into()).await;
+        assert_eq!(resolved.ip("localhost"), Ok([127, 0, 0, 1].into()));
+    }
+
+    #[tokio::test]
+    async fn the_last_good_answer_outlives_a_failure() {
+        let names = Names { resolver: Err("no resolver".to_owned()), last: Mutex::default() };
+        let host = || BTreeSet::from(["db.internal".to_owned()]);
+        assert!(names.resolve(host()).await.ip("db.internal").unwrap_err().contains("no resolver"));
+        names.last.lock().insert("db.internal".to_owned(), [10, 0, 0, 1].into());
+        assert_eq!(names.resolve(host()).await.ip("db.internal"), Ok([10, 0, 0, 1].into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn values_are_handed_on_at_once_and_again_when_a_name_moves() {
+        let names = Arc::new(Names { resolver: Err("no resolver".to_owned()), last: Mutex::default() });
+        let (sender, receiver) = watch::channel(Some("db.internal"));
+        let (seen, told) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
+        let following = tokio::spawn({
+            let (names, seen, told) = (names.clone(), seen.clone(), told.clone());
+            async move {
+                let hosts = |host: &&str| BTreeSet::from([(*host).to_owned()]);
+                follow(&names, receiver, hosts, |host, resolved| {
+                    seen.lock().push((*host, resolved.ip(host).is_ok()));
+                    told.notify_one();
+                })
+                .await;
+            }
+        });
+        told.notified().await;
+        names.last.lock().insert("db.internal".to_owned(), [10, 0, 0, 1].into());
+        told.notified().await;
+        sender.send_replace(Some("127.0.0.1"));
+        told.notified().await;
+        drop(sender);
+        following.await.unwrap();
+        assert_eq!(*seen.lock(), [("db.internal", false), ("db.internal", true), ("127.0.0.1", true)]);
+    }
+}

@@ -55,3 +55,80 @@ fn target(id: &str, wire: &ChainTarget, resolver: &ChainResolver) -> Target {
         only_passing: wire.subset.only_passing,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn target(id: &str, service: &str, fields: Value) -> Value {
+        let mut target = json!({"ID": id, "Service": service, "Namespace": "default", "Partition": "default", "Datacenter": "dc1",
+            "MeshGateway": {}, "Subset": {}, "ConnectTimeout": "5s", "SNI": format!("{service}.sni"), "Name": id});
+        for (key, value) in fields.as_object().unwrap() {
+            target[key] = value.clone();
+        }
+        target
+    }
+
+    /// As the agent gives it: a subset, a redirect's target elsewhere, a peer; mixed forms of durations.
+    fn captured() -> Value {
+        json!({
+            "ServiceName": "db", "Namespace": "default", "Datacenter": "dc1", "Protocol": "http",
+            "StartNode": "resolver:v1.db.default.default.dc1",
+            "Nodes": {"resolver:v1.db.default.default.dc1": {"Type": "resolver", "Name": "v1.db.default.default.dc1", "Resolver": {
+                "ConnectTimeout": "3s", "RequestTimeout": 7000000000i64, "Target": "v1.db.default.default.dc1",
+                "Failover": {"Targets": ["dbalt.default.default.dc1", "s2.default.default.external.open-to-p", "dbalt.default.default.dc1",
+                    "v1.db.default.default.dc7"]}}}},
+            "Targets": {
+                "v1.db.default.default.dc1": target("v1", "db", json!({"Subset": {"Filter": "Service.Meta.v == 1", "OnlyPassing": true}})),
+                "dbalt.default.default.dc1": target("dbalt", "dbalt", json!({})),
+                "s2.default.default.external.open-to-p": target("s2", "s2", json!({"Peer": "open-to-p", "Datacenter": "", "SNI": ""})),
+                "v1.db.default.default.dc7": target("v1", "db", json!({"Datacenter": "dc7"})),
+            },
+        })
+    }
+
+    fn decode(wire: Value) -> Result<Chain, String> {
+        chain(&serde_json::from_value(wire).unwrap())
+    }
+
+    #[test]
+    fn a_resolver_gives_its_target_then_its_failover_targets_in_order() {
+        let chain = decode(captured()).unwrap();
+        assert_eq!((chain.protocol, chain.request_timeout), (Protocol::Http, Some(Duration::from_secs(7))));
+        let seen: Vec<_> = chain.targets.iter().map(|t| (&*t.service.name, &*t.datacenter, &*t.sni)).collect();
+        assert_eq!(seen, [("db", "dc1", "db.sni"), ("dbalt", "dc1", "dbalt.sni"), ("s2", "", ""), ("db", "dc7", "db.sni")]);
+        let first = &chain.targets[0];
+        assert_eq!((&*first.filter, first.only_passing, first.connect_timeout), ("Service.Meta.v == 1", true, Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn timeouts_that_are_not_set_are_the_defaults() {
+        let mut wire = captured();
+        let node = "resolver:v1.db.default.default.dc1";
+        wire["Nodes"][node]["Resolver"]["RequestTimeout"] = json!(0);
+        wire["Nodes"][node]["Resolver"]["ConnectTimeout"] = json!("0s");
+        wire["Targets"]["v1.db.default.default.dc1"]["ConnectTimeout"] = json!("");
+        let chain = decode(wire);
+        assert!(chain.is_ok_and(|c| c.request_timeout.is_none() && c.targets[0].connect_timeout == CONNECT_TIMEOUT));
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_followed_says_why() {
+        let changed = |path: &str, value: Value| {
+            let mut wire = captured();
+            *wire.pointer_mut(path).unwrap() = value;
+            decode(wire).unwrap_err()
+        };
+        let node = "/Nodes/resolver:v1.db.default.default.dc1";
+        assert!(changed(&format!("{node}/Type"), json!("router")).contains("routers are not supported yet"));
+        assert!(changed(&format!("{node}/Type"), json!("splitter")).contains("splitters are not supported yet"));
+        assert!(changed(&format!("{node}/Resolver"), Value::Null).contains("resolver"));
+        assert!(changed("/StartNode", json!("resolver:gone")).contains("gone"));
+        assert!(changed("/Targets", json!({})).contains("does not hold it"));
+        assert!(changed("/Protocol", json!("smtp")).contains("smtp"));
+    }
+}

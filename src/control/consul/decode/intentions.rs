@@ -61,3 +61,76 @@ fn rule(wire: &Wire) -> Rule {
         other => Rule::Unsupported(format!("its action {other:?} is not known")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn decode(list: Value) -> Result<Vec<Intention>, String> {
+        intentions(&serde_json::from_value(json!({ "db": list })).unwrap(), "db")
+    }
+
+    /// One intention from `web`, with these fields.
+    fn with(fields: Value) -> Result<Intention, String> {
+        let mut wire = json!({"SourceName": "web", "SourceNS": "default", "DestinationName": "db", "SourceType": "consul",
+            "Precedence": 9, "Action": "allow", "Hash": "3q2+7w==", "CreateIndex": 7});
+        for (key, value) in fields.as_object().unwrap() {
+            wire[key] = value.clone();
+        }
+        decode(json!([wire])).map(|mut list| list.remove(0))
+    }
+
+    #[test]
+    fn plain_intentions_are_read_with_their_source() {
+        let allow = with(json!({})).unwrap();
+        assert_eq!((allow.rule, allow.precedence, allow.destination.as_str()), (Rule::Action(Action::Allow), 9, "db"));
+        let web = Source {
+            peer: None,
+            partition: "default".into(),
+            namespace: Pattern::Exact("default".into()),
+            name: Pattern::Exact("web".into()),
+        };
+        assert_eq!(allow.source, web);
+        let other =
+            with(json!({"SourceName": "*", "SourceNS": "*", "SourcePartition": "blue", "SourcePeer": "cluster2", "Action": "deny"}));
+        let other = other.unwrap();
+        assert_eq!((&other.source.name, &other.source.namespace), (&Pattern::Any, &Pattern::Any));
+        assert_eq!((other.source.peer.as_deref(), &*other.source.partition), (Some("cluster2"), "blue"));
+        assert_eq!(other.rule, Rule::Action(Action::Deny));
+    }
+
+    #[test]
+    fn what_is_not_understood_never_allows() {
+        for fields in [
+            json!({"Action": "permit"}),
+            json!({"Action": "Allow"}),
+            json!({"Action": ""}),
+            json!({"Action": "", "Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/"}}]}),
+            json!({"Permissions": [{"Action": "allow"}]}),
+            json!({"JWT": {"Providers": [{"Name": "okta"}]}}),
+            json!({"SourceType": "external"}),
+            json!({"SourceSamenessGroup": "all"}),
+            json!({"OnlyOnWeekdays": true}),
+        ] {
+            assert!(matches!(with(fields.clone()).unwrap().rule, Rule::Unsupported(_)), "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_list_whose_order_is_not_certain_is_refused_as_a_whole() {
+        assert!(with(json!({"Precedence": 0})).is_err());
+        assert!(with(json!({"Precedence": 10})).is_err());
+        assert!(with(json!({"SourceName": ""})).is_err());
+    }
+
+    #[test]
+    fn no_list_is_no_answer_but_an_empty_one_is() {
+        assert!(intentions(&IntentionMatches::default(), "db").is_err());
+        assert_eq!(decode(json!([])).unwrap(), []);
+        assert_eq!(decode(Value::Null).unwrap(), []);
+    }
+}

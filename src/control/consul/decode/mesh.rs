@@ -33,3 +33,36 @@ fn bounds(direction: &str, wire: Option<&MeshTlsDirection>) -> Result<TlsBounds,
         cipher_suites: wire.cipher_suites.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn decode(wire: Value) -> Result<MeshConfig, String> {
+        mesh(&serde_json::from_value(wire).unwrap())
+    }
+
+    #[test]
+    fn versions_suites_and_xfcc_are_read() {
+        let config = decode(json!({"Kind": "mesh",
+            "TLS": {"Incoming": {"TLSMinVersion": "TLSv1_3"}, "Outgoing": {"TLSMaxVersion": "TLSv1_2", "TLSMinVersion": "TLS_AUTO",
+                "CipherSuites": ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]}},
+            "HTTP": {"SanitizeXForwardedClientCert": true}}));
+        let config = config.unwrap();
+        assert_eq!(config.incoming, TlsBounds { min: Some(TlsVersion::V1_3), ..TlsBounds::default() });
+        assert_eq!((config.outgoing.min, config.outgoing.max), (None, Some(TlsVersion::V1_2)));
+        assert_eq!(config.outgoing.cipher_suites, ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]);
+        assert!(config.sanitize_xfcc);
+        assert_eq!(decode(json!({"Kind": "mesh"})).unwrap(), MeshConfig::default());
+    }
+
+    #[test]
+    fn a_version_that_is_not_known_is_named() {
+        let error = decode(json!({"TLS": {"Incoming": {"TLSMinVersion": "TLSv1_9"}}})).unwrap_err();
+        assert!(error.contains("TLS.Incoming.TLSMinVersion") && error.contains("TLSv1_9"), "{error}");
+    }
+}

@@ -1,10 +1,9 @@
 //! Our own registration: `GET /v1/agent/service/<proxy id>`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
     time::Duration,
 };
 
@@ -179,12 +178,192 @@ fn access_log(logs: Option<&AccessLogs>, problems: &mut Vec<Unusable>) -> Access
     AccessLog { enabled: true, sink }
 }
 
-/// The plain `name` for what has it alone; for what shares it, each its `distinct` form.
-pub fn unique_names<T>(items: &[T], name: impl Fn(&T) -> String, distinct: impl Fn(&T) -> String) -> Vec<Arc<str>> {
-    let mut count: BTreeMap<String, usize> = BTreeMap::new();
-    for item in items {
-        *count.entry(name(item)).or_default() += 1;
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::model::registration::UpstreamConfig;
+
+    /// As the agent gives it, with central configuration merged in (CamelCase, integer nanoseconds).
+    fn captured() -> Value {
+        json!({
+            "Kind": "connect-proxy", "ID": "web-2-sidecar-proxy", "Service": "web-sidecar-proxy", "Port": 19001, "Address": "",
+            "ContentHash": "2b7247120f118afa", "Datacenter": "dc1",
+            "Proxy": {
+                "DestinationServiceName": "web", "DestinationServiceID": "web-2",
+                "LocalServiceAddress": "127.0.0.1", "LocalServicePort": 19081,
+                "Config": {"local_request_timeout_ms": 2500, "max_inbound_connections": 7, "protocol": "http", "local_idle_timeout_ms": 0},
+                "Upstreams": [
+                    {"DestinationType": "service", "DestinationName": "db", "LocalBindPort": 19193, "MeshGateway": {"Mode": "local"},
+                     "Config": {"connect_timeout_ms": 900, "protocol": "http", "limits": {"MaxConnections": 9}}},
+                    {"DestinationType": "service", "DestinationName": "*", "Config": {"protocol": "http"}},
+                ],
+                "MeshGateway": {"Mode": "local"}, "Expose": {}, "AccessLogs": {"Enabled": true, "Type": "stderr"},
+            },
+        })
     }
-    let choose = |item: &T| if count.get(&name(item)) == Some(&1) { name(item) } else { format!("{}@{}", name(item), distinct(item)) };
-    items.iter().map(|item| choose(item).into()).collect()
+
+    fn decode(service: Value) -> Result<Registration, String> {
+        registration(&serde_json::from_value(service).unwrap(), &Resolved::from([("app.internal", [10, 1, 2, 3].into())]))
+    }
+
+    /// A registration with these fields in its Proxy block.
+    fn with(fields: Value) -> Registration {
+        let mut service = captured();
+        for (key, value) in fields.as_object().unwrap() {
+            service["Proxy"][key] = value.clone();
+        }
+        decode(service).unwrap()
+    }
+
+    fn tcp(text: &str) -> Address {
+        Address::Tcp(text.parse().unwrap())
+    }
+
+    fn upstreams(list: Value) -> (Vec<UpstreamConfig>, Vec<Unusable>) {
+        let registration = with(json!({"Upstreams": list}));
+        (registration.upstreams, registration.problems)
+    }
+
+    #[test]
+    fn a_registration_of_the_agent_is_read() {
+        let web = decode(captured()).unwrap();
+        assert_eq!((&*web.proxy_id, &web.service, &*web.datacenter), ("web-2-sidecar-proxy", &ServiceName::local("web"), "dc1"));
+        assert_eq!((web.bind.address, web.app, web.protocol), (tcp("0.0.0.0:19001"), tcp("127.0.0.1:19081"), Protocol::Http));
+        assert_eq!(web.local_connect_timeout, Duration::from_secs(5));
+        assert_eq!((web.local_request_timeout, web.local_idle_timeout), (Some(Duration::from_millis(2500)), None));
+        assert_eq!((web.max_inbound_connections, web.access_log.sink), (Some(7), Sink::Stderr));
+        let [db] = web.upstreams.as_slice() else { panic!("{:?}", web.upstreams) };
+        assert_eq!((&*db.key.0, &db.bind.address, db.protocol), ("db", &tcp("127.0.0.1:19193"), Some(Protocol::Http)));
+        assert_eq!((db.connect_timeout, db.mesh_gateway.as_deref()), (Some(Duration::from_millis(900)), Some("local")));
+        assert_eq!(web.problems, []);
+    }
+
+    #[test]
+    fn without_settings_the_defaults_of_the_envoy_path_hold() {
+        let web = with(json!({"Config": {}, "AccessLogs": null, "LocalServiceAddress": ""}));
+        assert_eq!((web.protocol, web.app, web.access_log), (Protocol::Tcp, tcp("127.0.0.1:19081"), AccessLog::default()));
+        let seconds = |s| Some(Duration::from_secs(s));
+        assert_eq!((web.local_request_timeout, web.local_idle_timeout, web.max_inbound_connections), (seconds(15), seconds(300), None));
+        assert_eq!(with(json!({"Config": {"max_inbound_connections": 0}})).max_inbound_connections, None);
+    }
+
+    #[test]
+    fn the_public_listener_follows_bind_address_and_port() {
+        assert_eq!(with(json!({"Config": {"bind_address": "127.0.0.5", "bind_port": "9443"}})).bind.address, tcp("127.0.0.5:9443"));
+        let mut service = captured();
+        service["Address"] = json!("10.0.0.7");
+        assert_eq!(decode(service.clone()).unwrap().bind.address, tcp("10.0.0.7:19001"));
+        service["Address"] = json!("app.internal");
+        assert_eq!(decode(service.clone()).unwrap().bind.address, tcp("10.1.2.3:19001"));
+        service["Address"] = json!("nobody.internal");
+        assert!(decode(service.clone()).unwrap_err().contains("nobody.internal"));
+        (service["Address"], service["Port"]) = (json!(""), json!(0));
+        assert!(decode(service).unwrap_err().contains("Port"));
+    }
+
+    #[test]
+    fn the_app_is_a_socket_or_an_address_or_nowhere() {
+        assert_eq!(with(json!({"LocalServiceSocketPath": "/run/app.sock"})).app, Address::Unix("/run/app.sock".into()));
+        assert_eq!(with(json!({"LocalServiceAddress": "app.internal"})).app, tcp("10.1.2.3:19081"));
+        let lost = with(json!({"LocalServiceAddress": "nobody.internal"}));
+        assert_eq!((lost.app, lost.problems.first().unwrap().path.as_str()), (tcp("127.0.0.1:0"), "Proxy.LocalServiceAddress"));
+        assert_eq!(with(json!({"LocalServicePort": 99999})).app, tcp("127.0.0.1:0"));
+    }
+
+    #[test]
+    fn names_to_resolve_are_found() {
+        let mut service = captured();
+        service["Address"] = json!("proxy.internal");
+        service["Proxy"]["LocalServiceAddress"] = json!("app.internal");
+        let wanted = hosts(&serde_json::from_value(service).unwrap());
+        assert_eq!(wanted.into_iter().collect::<Vec<_>>(), ["app.internal", "proxy.internal"]);
+        assert!(hosts(&serde_json::from_value(captured()).unwrap()).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_sidecar_is_refused_as_a_whole() {
+        for (key, value) in [("Kind", json!("mesh-gateway")), ("Proxy", Value::Null), ("Proxy", json!({"LocalServicePort": 1}))] {
+            let mut service = captured();
+            service[key] = value;
+            assert!(decode(service).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once_and_the_rest_lives() {
+        let web = with(json!({
+            "Mode": "transparent",
+            "Config": {"protocol": "smtp", "local_connect_timeout_ms": -1, "bind_address": "10.0.0.9"},
+            "Expose": {"Checks": true},
+            "AccessLogs": {"Enabled": true, "Type": "syslog"},
+            "Upstreams": [
+                {"DestinationName": "q", "DestinationType": "prepared_query", "LocalBindPort": 1},
+                {"DestinationName": "p", "DestinationPeer": "cluster2", "LocalBindPort": 2},
+                {"DestinationName": "a", "LocalBindAddress": "nowhere", "LocalBindPort": 3},
+                {"DestinationName": "b", "LocalBindPort": 70000},
+                {"DestinationName": "c", "LocalBindSocketPath": "/run/c.sock", "LocalBindSocketMode": "9"},
+                {"DestinationName": "d", "LocalBindPort": 4, "Config": {"protocol": "carrier-pigeon"}},
+            ],
+        }));
+        let paths: Vec<&str> = web.problems.iter().map(|p| p.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "Proxy.Config.protocol",
+                "Proxy.Config.local_connect_timeout_ms",
+                "Proxy.Mode",
+                "Proxy.Expose",
+                "Proxy.Upstreams[0].DestinationType",
+                "Proxy.Upstreams[1].DestinationPeer",
+                "Proxy.Upstreams[2].LocalBindAddress",
+                "Proxy.Upstreams[3].LocalBindPort",
+                "Proxy.Upstreams[4].LocalBindSocketMode",
+                "Proxy.Upstreams[5].Config.protocol",
+                "Proxy.AccessLogs.Type",
+            ]
+        );
+        assert_eq!(web.upstreams.iter().map(|u| &*u.key.0).collect::<Vec<_>>(), ["d"]);
+        assert_eq!(web.bind.address, tcp("10.0.0.9:19001"));
+    }
+
+    #[test]
+    fn settings_that_mean_nothing_here_are_listed_once_and_are_no_problem() {
+        let mut service = captured();
+        service["Proxy"]["Config"] = json!({"envoy_tracing_json": "{}", "colour": "blue"});
+        service["Proxy"]["Upstreams"][0]["Config"] = json!({"limits": {"max_kittens": 3}});
+        let expected = ["Proxy.Config.colour", "Proxy.Config.envoy_tracing_json", "Proxy.Upstreams[0].Config.limits.max_kittens"];
+        assert_eq!(ignored(&serde_json::from_value(service.clone()).unwrap()), expected);
+        assert_eq!(decode(service).unwrap().problems, []);
+    }
+
+    #[test]
+    fn upstreams_listen_on_ports_or_sockets() {
+        let (list, problems) = upstreams(json!([
+            {"DestinationName": "a", "LocalBindAddress": "127.0.0.9", "LocalBindPort": 1},
+            {"DestinationName": "b", "LocalBindSocketPath": "/run/b.sock", "LocalBindSocketMode": "0660"},
+            {"DestinationName": "c", "Datacenter": "dc2", "DestinationNamespace": "team", "LocalBindPort": 2},
+        ]));
+        assert_eq!(list[0].bind, Bind { address: tcp("127.0.0.9:1"), mode: None });
+        assert_eq!(list[1].bind, Bind { address: Address::Unix("/run/b.sock".into()), mode: Some(0o660) });
+        assert_eq!((&*list[2].destination.namespace, list[2].datacenter.as_deref(), &*list[2].key.0), ("team", Some("dc2"), "team/c.dc2"));
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn keys_are_unique_and_do_not_depend_on_the_order() {
+        let api = |port: u16| json!({"DestinationName": "api", "LocalBindPort": port});
+        let other = json!({"DestinationName": "api", "Datacenter": "dc2", "LocalBindPort": 3});
+        let keys = |list: &[&Value]| -> Vec<(String, Address)> {
+            let mut keys: Vec<_> = upstreams(json!(list)).0.into_iter().map(|u| (u.key.0.to_string(), u.bind.address)).collect();
+            keys.sort();
+            keys
+        };
+        let straight = keys(&[&api(1), &api(2), &other]);
+        assert_eq!(straight.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["api.dc2", "api@127.0.0.1:1", "api@127.0.0.1:2"]);
+        assert_eq!(straight, keys(&[&other, &api(2), &api(1)]));
+    }
 }

@@ -1,6 +1,7 @@
 //! The upstreams of a registration.
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
@@ -8,7 +9,7 @@ use std::{
 
 use consul_api_types::{Upstream, UpstreamConfig as Opaque};
 
-use super::registration::{name, unique_names, unreadable};
+use super::registration::{name, unreadable};
 use crate::model::{
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
@@ -23,9 +24,12 @@ pub fn upstreams(upstreams: &[Upstream], own: &ServiceName, problems: &mut Vec<U
     let listening = |(_, u): &(usize, &Upstream)| u.local_bind_port != 0 || !u.local_bind_socket_path.is_empty();
     let mut decoded: Vec<UpstreamConfig> =
         upstreams.iter().enumerate().filter(listening).filter_map(|(at, u)| upstream(at, u, own, problems)).collect();
-    let keys = unique_names(&decoded, |u| u.key.0.to_string(), |u| u.bind.address.to_string());
-    for (upstream, key) in decoded.iter_mut().zip(keys) {
-        upstream.key = UpstreamKey(key);
+    let mut alike: HashMap<UpstreamKey, usize> = HashMap::new();
+    for upstream in &decoded {
+        *alike.entry(upstream.key.clone()).or_default() += 1;
+    }
+    for upstream in decoded.iter_mut().filter(|u| alike.get(&u.key).is_some_and(|count| *count > 1)) {
+        upstream.key = UpstreamKey(format!("{}@{}", upstream.key.0, upstream.bind.address).into());
     }
     decoded
 }

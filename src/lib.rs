@@ -26,6 +26,7 @@
 //! `model` ← `snapshot` ← { `control`, `proxy` } ← `app`. `control` and `proxy` never name each other; wire types of Consul
 //! stay in `control::consul`; Pingora stays in `proxy` and `app`; `telemetry` may be used by all. `tests/architecture.rs` keeps it.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;

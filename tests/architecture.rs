@@ -15,7 +15,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("control", &["model", "snapshot", "config", "telemetry", "control"]),
     ("proxy", &["model", "snapshot", "telemetry", "proxy"]),
     ("admin", &["model", "snapshot", "telemetry", "admin"]),
-    ("cli", &["model", "config", "cli"]),
+    ("cli", &["model", "config", "telemetry", "cli"]),
 ];
 
 /// Crates that stay in some rooms.

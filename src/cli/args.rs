@@ -105,16 +105,15 @@ pub(super) struct Process {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: Level,
     /// Log JSON lines
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = go_bool, action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go_bool)]
+    #[arg(default_value = "false", default_missing_value = "true", hide_default_value = true)]
     pub(super) log_json: bool,
 }
 
 /// The two default policies that can be stated.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Policy {
-    /// Callers that no intention names may pass.
     Allow,
-    /// They are refused.
     Deny,
 }
 

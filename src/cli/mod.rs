@@ -76,10 +76,11 @@ fn exit(error: &clap::Error) -> Exit {
             Exit::wrong("no command given; try: aralez connect -sidecar-for ID, or aralez dev")
         }
         _ => {
-            let lines: Vec<&str> =
-                text.lines().map(str::trim).take_while(|l| !l.starts_with("Usage:") && !l.starts_with("For more")).collect();
-            let line = lines.iter().filter(|l| !l.is_empty()).map(|l| l.trim_start_matches("error: ")).collect::<Vec<_>>().join("; ");
-            Exit::wrong(format_args!("{line}; see aralez --help"))
+            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+            // Clap's advice to write an unknown flag after `--` helps nobody here.
+            let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));
+            let line: Vec<&str> = lines.map(|line| line.trim_start_matches("error: ")).collect();
+            Exit::wrong(format_args!("{}; see aralez --help", line.join("; ")))
         }
     }
 }

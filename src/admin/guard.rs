@@ -1,0 +1,98 @@
+//! Keeps web pages away: a browser on the same host can reach loopback, and a page's author can point a name of his own at it
+//! (DNS rebinding). Browsers then send an `Origin`, or a `Host` that is that name; no other client needs either.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::{
+    extract::{Request, State},
+    http::{
+        HeaderMap, StatusCode, Uri,
+        header::{HOST, ORIGIN},
+        uri::Authority,
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+/// Refuses a request with an `Origin`, or one that is addressed to a name that is not ours.
+pub(super) async fn refuse_web_pages(State(bound): State<SocketAddr>, request: Request, next: Next) -> Response {
+    match judge(bound.ip(), request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(why) => (StatusCode::FORBIDDEN, why).into_response(),
+    }
+}
+
+fn judge(bound: IpAddr, headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
+    if headers.contains_key(ORIGIN) {
+        return Err("requests from web pages are refused: leave out the Origin header\n");
+    }
+    let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()));
+    let ours = |authority: Option<Authority>| authority.is_some_and(|authority| is_ours(bound, authority.host()));
+    if named.chain(uri.authority().cloned().map(Some)).all(ours) {
+        Ok(())
+    } else {
+        Err("this Host is not served: use localhost or the address that -admin-bind names\n")
+    }
+}
+
+/// Whether a host, an IPv6 address in brackets, may stand for us. A name cannot, but for `localhost`. Bound to every address,
+/// any address may: rebinding needs a name.
+fn is_ours(bound: IpAddr, host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback() || ip == bound || bound.is_unspecified(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn verdict(bound: &str, host: &str) -> bool {
+        let headers = HeaderMap::from_iter([(HOST, host.parse().unwrap())]);
+        judge(bound.parse().unwrap(), &headers, &"/ready".parse().unwrap()).is_ok()
+    }
+
+    #[test]
+    fn only_addresses_and_localhost_are_served() {
+        for (bound, host, served) in [
+            ("127.0.0.1", "127.0.0.1:19000", true),
+            ("127.0.0.1", "127.8.8.8", true),
+            ("127.0.0.1", "localhost:19000", true),
+            ("127.0.0.1", "LOCALHOST", true),
+            ("127.0.0.1", "[::1]:19000", true),
+            ("127.0.0.1", "10.0.0.1:19000", false),
+            ("10.0.0.1", "10.0.0.1:19000", true),
+            ("0.0.0.0", "10.0.0.1:19000", true),
+            ("0.0.0.0", "rebind.example", false),
+            ("127.0.0.1", "rebind.example:19000", false),
+            ("127.0.0.1", "localhost.rebind.example", false),
+            ("127.0.0.1", "127.0.0.1.rebind.example", false),
+            ("127.0.0.1", "user@rebind.example", false),
+            ("127.0.0.1", "", false),
+            ("127.0.0.1", "a b", false),
+        ] {
+            assert_eq!(verdict(bound, host), served, "bound to {bound}, Host {host:?}");
+        }
+    }
+
+    #[test]
+    fn every_host_counts_and_none_is_fine() {
+        let mut headers = HeaderMap::new();
+        let bound = "127.0.0.1".parse().unwrap();
+        assert!(judge(bound, &headers, &"/ready".parse().unwrap()).is_ok());
+        assert!(judge(bound, &headers, &"http://rebind.example/ready".parse().unwrap()).is_err());
+        headers.append(HOST, "localhost".parse().unwrap());
+        headers.append(HOST, "rebind.example".parse().unwrap());
+        assert!(judge(bound, &headers, &"/ready".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_origin_is_refused_even_our_own() {
+        let headers = HeaderMap::from_iter([(HOST, "localhost".parse().unwrap()), (ORIGIN, "http://localhost".parse().unwrap())]);
+        assert!(judge("127.0.0.1".parse().unwrap(), &headers, &"/drain".parse().unwrap()).is_err());
+    }
+}

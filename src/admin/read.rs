@@ -1,0 +1,98 @@
+//! What can be looked at.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::AdminState;
+use crate::{
+    model::{
+        cluster::Endpoint,
+        listener::{Listener, Role},
+    },
+    snapshot::Snapshot,
+};
+
+pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
+    let metrics = &state.telemetry.metrics;
+    for listener in state.snapshots.current().listeners.values() {
+        metrics.leaf_expires(&listener.key.sidecar, listener.identity.leaf.not_after);
+    }
+    match metrics.encode() {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
+    }
+}
+
+pub(super) async fn snapshot(State(state): State<AdminState>) -> Json<Arc<Snapshot>> {
+    Json(state.snapshots.current())
+}
+
+/// One listener, short.
+#[derive(Debug, Serialize)]
+struct ListenerView<'a> {
+    name: String,
+    direction: &'static str,
+    address: String,
+    protocol: &'static str,
+    service: String,
+    clusters: Vec<&'a str>,
+}
+
+pub(super) async fn listeners(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.current();
+    let views = snapshot.listeners.values().map(|listener| ListenerView {
+        name: listener.key.to_string(),
+        direction: listener.role.direction(),
+        address: listener.bind.address.to_string(),
+        protocol: listener.protocol.as_str(),
+        service: listener.service.to_string(),
+        clusters: match &listener.role {
+            Role::Inbound(inbound) => vec![&*inbound.app.id],
+            Role::Upstream(upstream) => upstream.route.clusters.iter().map(|cluster| &*cluster.target.0).collect(),
+        },
+    });
+    Json(views.collect::<Vec<_>>()).into_response()
+}
+
+/// One cluster of one listener, short.
+#[derive(Debug, Serialize)]
+struct ClusterView<'a> {
+    name: &'a str,
+    listener: String,
+    healthy: bool,
+    endpoints: Vec<&'a Endpoint>,
+}
+
+impl<'a> ClusterView<'a> {
+    fn new(listener: &Listener, name: &'a str, endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) -> Self {
+        let endpoints: Vec<&Endpoint> = endpoints.into_iter().map(|endpoint| &**endpoint).collect();
+        Self { name, listener: listener.key.to_string(), healthy: endpoints.iter().any(|e| e.is_healthy()), endpoints }
+    }
+}
+
+pub(super) async fn clusters(State(state): State<AdminState>) -> Response {
+    let snapshot = state.snapshots.current();
+    let views = snapshot.listeners.values().flat_map(|listener| match &listener.role {
+        Role::Inbound(inbound) => vec![ClusterView::new(listener, &inbound.app.id, [&inbound.app])],
+        Role::Upstream(upstream) => {
+            let clusters = upstream.route.clusters.iter();
+            clusters.map(|cluster| ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)).collect()
+        }
+    });
+    Json(views.collect::<Vec<_>>()).into_response()
+}
+
+pub(super) async fn watches(State(state): State<AdminState>) -> Json<serde_json::Value> {
+    Json((state.watches)())
+}
+
+pub(super) async fn level(State(state): State<AdminState>) -> String {
+    format!("{}\n", state.log.level())
+}

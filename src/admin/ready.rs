@@ -1,0 +1,49 @@
+//! Liveness and readiness.
+
+use std::{
+    collections::BTreeSet,
+    sync::atomic::Ordering,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::AdminState;
+use crate::snapshot::Snapshot;
+
+/// The body of a 503.
+#[derive(Debug, Serialize)]
+struct NotReady {
+    missing: Vec<String>,
+}
+
+pub(super) async fn live() -> &'static str {
+    "LIVE\n"
+}
+
+/// 200 with Envoy's word, so that probes written for Envoy fit; 503 with everything that is missing, all at once.
+pub(super) async fn ready(State(state): State<AdminState>) -> Response {
+    let mut missing = state.snapshots.status().missing.clone();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    missing.extend(expired(&state.snapshots.current(), i64::try_from(now).unwrap_or(i64::MAX)));
+    missing.extend((state.pending)());
+    if state.draining.load(Ordering::Relaxed) {
+        missing.push("not draining".to_owned());
+    }
+    if missing.is_empty() {
+        return "LIVE\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(NotReady { missing })).into_response()
+}
+
+/// The sidecars whose leaf is not valid at `now` (seconds since the Unix epoch), each said once.
+fn expired(snapshot: &Snapshot, now: i64) -> BTreeSet<String> {
+    let expired = snapshot.listeners.values().filter(|listener| listener.identity.leaf.not_after <= now);
+    expired.map(|listener| format!("{}: valid leaf", listener.key.sidecar)).collect()
+}

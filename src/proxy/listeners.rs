@@ -153,6 +153,7 @@ impl Listeners {
     /// Brings the listeners to the snapshot's form. While `leaving`, inbound listeners are left as they are.
     fn reconcile(&mut self, snapshot: &Snapshot, leaving: bool) {
         let wanted = &snapshot.listeners;
+        self.rename(wanted);
         let gone: Vec<ListenerKey> = self
             .running
             .iter()
@@ -188,6 +189,25 @@ impl Listeners {
             self.bindings.started.store(true, Ordering::Release);
         }
         self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.epoch == epoch));
+    }
+
+    /// A listener that only changed its name keeps its socket and its connections.
+    fn rename(&mut self, wanted: &BTreeMap<ListenerKey, Arc<Listener>>) {
+        let renamed: Vec<(ListenerKey, ListenerKey)> = wanted
+            .iter()
+            .filter(|(key, _)| !self.running.contains_key(*key))
+            .filter_map(|(key, listener)| {
+                let inbound = matches!(listener.role, Role::Inbound(_));
+                let same =
+                    |(old, r): &(&ListenerKey, &Running)| !wanted.contains_key(*old) && r.bind == listener.bind && r.inbound == inbound;
+                self.running.iter().find(same).map(|(old, _)| (old.clone(), key.clone()))
+            })
+            .collect();
+        for (old, new) in renamed {
+            if let Some(running) = self.running.remove(&old) {
+                self.running.insert(new, running);
+            }
+        }
     }
 
     fn change(&mut self, key: &ListenerKey, listener: &Arc<Listener>) -> Result<(), String> {

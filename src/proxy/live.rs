@@ -40,6 +40,16 @@ pub struct Live {
     pub side: Side,
 }
 
+impl Live {
+    /// Whether there is anybody to hand a request to.
+    pub fn has_endpoint(&self) -> bool {
+        match &self.side {
+            Side::Inbound(_) => true,
+            Side::Upstream(clusters) => clusters.iter().any(|c| !c.robin.is_empty()),
+        }
+    }
+}
+
 /// What a role needs.
 pub enum Side {
     /// mTLS from peers, on to the app.

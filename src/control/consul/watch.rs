@@ -95,7 +95,7 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
                 Error::Status { status: 403, .. } => LONGEST_PAUSE_FORBIDDEN,
                 _ => LONGEST_PAUSE,
             };
-            let pause = FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(longest);
+            let pause = pause(failures, longest);
             let at = match error {
                 Error::Status { status: 429, .. } => state.at.clone(),
                 _ => At::Now,
@@ -104,6 +104,16 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
             (next, Event::Failed(error, failures), pause.mul_f64(0.5 + jitter / 2.0))
         }
     }
+}
+
+/// After a value that cannot be used: its index must not be waited on, since nobody would ask again when the truth comes back under it.
+fn unusable(state: &State) -> (State, Duration) {
+    let failures = state.failures.saturating_add(1);
+    (State { at: At::Now, failures, budget: state.budget }, pause(failures, LONGEST_PAUSE))
+}
+
+fn pause(failures: u32, longest: Duration) -> Duration {
+    FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(longest)
 }
 
 /// From where on to ask after an answer, and whether the next answer comes by itself (held, or asked for at once on purpose).
@@ -144,11 +154,23 @@ pub async fn watch<Q: Query>(
         if let Event::Failed(error, _) = &event {
             watch.failed(&error.to_string(), delay);
         }
-        match on_event(event) {
-            Err(why) => watch.unusable(&why),
-            Ok(()) if next.failures == 0 => watch.succeeded(),
-            Ok(()) => {}
-        }
+        let is_value = matches!(event, Event::Value(..));
+        let (next, delay) = match on_event(event) {
+            Err(why) if is_value => {
+                watch.unusable(&why);
+                unusable(&state)
+            }
+            Err(why) => {
+                watch.unusable(&why);
+                (next, delay)
+            }
+            Ok(()) => {
+                if next.failures == 0 {
+                    watch.succeeded();
+                }
+                (next, delay)
+            }
+        };
         state = next;
         match state.at {
             At::Now => tokio::select! {

@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     io::Write,
+    net::SocketAddr,
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -29,6 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admin::{Admin, AdminState},
     cli::{Command, ConnectOptions, ProcessOptions},
     control::{
         consul::{self, Client},
@@ -75,59 +77,128 @@ fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
     let client = Client::new(agent).map_err(|problem| Failure::Configuration(problem.into()))?;
     let watches = Arc::new(Watches::default());
     let known = watches.clone();
-    serve(&process, log, move |feed, stop| async move {
+    let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
+    serve(&process, options.ready, log, shown, move |feed, stop| async move {
         consul::run(client, selector, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
     })
 }
 
+/// How the admin API asks for the state of the watches.
+type ShowWatches = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
 /// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
-fn serve<S, F>(process: &ProcessOptions, _log: LogHandle, source: S) -> Result<(), Failure>
+fn serve<S, F>(process: &ProcessOptions, ready: Option<SocketAddr>, log: LogHandle, watches: ShowWatches, source: S) -> Result<(), Failure>
 where
     S: FnOnce(reconciler::Feed, CancellationToken) -> F,
-    F: Future<Output = Result<(), Failure>> + 'static,
+    F: Future<Output = Result<(), Failure>>,
 {
     let telemetry = Arc::new(Telemetry::start()?);
-    let mut data = Data::build(process.threads.get(), telemetry)?;
+    let mut data = Data::build(process.threads.get(), telemetry.clone())?;
     let control = Builder::new_current_thread().enable_all().build().context("cannot start the control runtime")?;
     let outcome = control.block_on(async {
         let (publisher, subscriber) = snapshot::channel();
         let (feed, reconciler) = reconciler::channel();
-        // `drain` begins the end, `stop` ends the control plane after it, `now` skips the drain.
-        let (drain, stop, now) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let draining = Arc::new(AtomicBool::new(false));
-        follow_signals(draining.clone(), drain.clone(), now.clone())?;
-        tokio::spawn(reconciler.run(publisher, stop.clone()));
-        let mut source = std::pin::pin!(source(feed, stop.clone()));
-        let mut serving = std::pin::pin!(data.serve(subscriber, drain, process.grace));
+        let end = End::default();
+        end.follow_signals()?;
+        let unbound = data.unbound.clone();
+        let state = AdminState {
+            snapshots: subscriber.clone(),
+            telemetry,
+            log,
+            watches,
+            pending: Arc::new(move || unbound.lock().iter().map(|(key, why)| format!("listener {key}: {why}")).collect()),
+            draining: end.draining.clone(),
+            drain: Arc::new({
+                let end = end.clone();
+                move || end.begin("POST /drain")
+            }),
+        };
+        start_admin(process.admin, ready, state, &end.stop)?;
+        tokio::spawn(reconciler.run(publisher, end.stop.clone()));
+        let mut source = std::pin::pin!(source(feed, end.stop.clone()));
+        let mut serving = std::pin::pin!(data.serve(subscriber, end.drain.clone(), process.grace));
         let outcome = tokio::select! {
             // A source ends only when it cannot go on.
             ended = &mut source => ended,
             served = &mut serving => served.map_err(Failure::from),
-            () = now.cancelled() => Ok(()),
+            () = end.now.cancelled() => Ok(()),
         };
-        stop.cancel();
+        end.stop.cancel();
         outcome
     });
     data.close();
     outcome
 }
 
+/// Starts the admin listeners that are wanted.
+fn start_admin(admin: Option<SocketAddr>, ready: Option<SocketAddr>, state: AdminState, stop: &CancellationToken) -> anyhow::Result<()> {
+    let bind = |address: SocketAddr, flag: &str| {
+        Admin::bind(address).with_context(|| format!("cannot listen on {address} for the admin API; choose another address with {flag}"))
+    };
+    if let Some(address) = admin {
+        let admin = bind(address, "-admin-bind, or turn it off with -admin-bind off")?;
+        tracing::info!(address = %admin.address(), "admin API");
+        tokio::spawn(admin.serve(state.clone(), stop.clone().cancelled_owned()));
+    }
+    if let Some(address) = ready {
+        let ready = bind(address, "-envoy-ready-bind-port")?;
+        tokio::spawn(ready.serve_ready(state, stop.clone().cancelled_owned()));
+    }
+    Ok(())
+}
+
+/// The ways this process ends.
+#[derive(Clone, Default)]
+struct End {
+    /// Set once it drains: not ready any more.
+    draining: Arc<AtomicBool>,
+    /// Begins the drain of the data plane.
+    drain: CancellationToken,
+    /// Ends the control plane, after the drain.
+    stop: CancellationToken,
+    /// Skips the drain.
+    now: CancellationToken,
+}
+
+impl End {
+    /// The first call begins the drain, a second one leaves at once.
+    fn begin(&self, why: &str) {
+        if self.draining.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{why} while draining: leaving at once");
+            return self.now.cancel();
+        }
+        tracing::info!("{why}: draining");
+        self.drain.cancel();
+    }
+
+    /// SIGTERM and SIGINT (Nomad's raw_exec sends the latter) both begin the drain.
+    fn follow_signals(&self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot receive SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot receive SIGINT")?;
+        let end = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => end.begin("SIGTERM"),
+                    _ = interrupt.recv() => end.begin("SIGINT"),
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
 /// The data plane of this process with its own runtime.
-pub struct Data {
+struct Data {
     runtime: Runtime,
-    /// What it records into.
-    pub telemetry: Arc<Telemetry>,
     /// Listeners that could not be brought up.
-    pub unbound: Unbound,
+    unbound: Unbound,
     listeners: Option<Listeners>,
 }
 
 impl Data {
     /// Builds the data plane with `threads` workers. Nothing listens yet.
-    ///
-    /// # Errors
-    /// When the system gives no threads or memory.
-    pub fn build(threads: usize, telemetry: Arc<Telemetry>) -> anyhow::Result<Self> {
+    fn build(threads: usize, telemetry: Arc<Telemetry>) -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("data").enable_all().build()?;
         let unbound = Unbound::default();
         let roots = NoRoots::new().context("cannot prepare TLS")?;
@@ -135,44 +206,20 @@ impl Data {
             let _inside = runtime.enter();
             Arc::new(proxy::plane(threads, roots.path(), telemetry.clone()))
         };
-        let listeners = Listeners::new(plane, Workshop::new(telemetry.clone()), unbound.clone());
-        Ok(Self { runtime, telemetry, unbound, listeners: Some(listeners) })
+        let listeners = Listeners::new(plane, Workshop::new(telemetry), unbound.clone());
+        Ok(Self { runtime, unbound, listeners: Some(listeners) })
     }
 
     /// Serves what the snapshots say until `shutdown`, then drains within `grace`.
-    pub async fn serve(&mut self, snapshots: Subscriber, shutdown: CancellationToken, grace: Duration) -> anyhow::Result<()> {
+    async fn serve(&mut self, snapshots: Subscriber, shutdown: CancellationToken, grace: Duration) -> anyhow::Result<()> {
         let Some(listeners) = self.listeners.take() else { return Ok(()) };
         self.runtime.spawn(listeners.run(snapshots, shutdown, grace)).await.context("the data plane ended unexpectedly")
     }
 
     /// Ends the runtime; what is still running on it is cut.
-    pub fn close(self) {
+    fn close(self) {
         self.runtime.shutdown_timeout(Duration::from_millis(100));
     }
-}
-
-/// Waits for SIGTERM or SIGINT: the first begins the drain, a second one ends it at once.
-///
-/// # Errors
-/// When signals cannot be received.
-pub fn follow_signals(draining: Arc<AtomicBool>, shutdown: CancellationToken, now: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        loop {
-            let name = tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            };
-            if draining.swap(true, Ordering::Relaxed) {
-                tracing::warn!("{name} again: leaving at once");
-                return now.cancel();
-            }
-            tracing::info!("{name}: draining");
-            shutdown.cancel();
-        }
-    });
-    Ok(())
 }
 
 /// A file in memory with one certificate that signs nothing, in place of the system's roots.

@@ -33,8 +33,16 @@ pub(super) fn leaf_expiries(snapshot: &Snapshot) -> Vec<(String, i64)> {
     leaves.collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
-pub(super) async fn snapshot(State(state): State<AdminState>) -> Json<Arc<Snapshot>> {
-    Json(state.snapshots.current())
+/// The snapshot in force, with what stands in the way of it.
+#[derive(Debug, Serialize)]
+pub(super) struct SnapshotView {
+    #[serde(flatten)]
+    snapshot: Arc<Snapshot>,
+    pending: Vec<String>,
+}
+
+pub(super) async fn snapshot(State(state): State<AdminState>) -> Json<SnapshotView> {
+    Json(SnapshotView { snapshot: state.snapshots.current(), pending: (state.pending)() })
 }
 
 /// One listener, short.

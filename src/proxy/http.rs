@@ -251,10 +251,10 @@ impl ProxyHttp for Sidecar {
         let refusal = exchange.refusal.take().filter(|_| !downstream).or_else(|| Refusal::of(error));
         let started = session.response_written().is_some();
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
-        if let (Some(refusal), false) = (&refusal, started) {
-            if let Err(gone) = refusal.answer(session).await {
-                tracing::debug!("the client left before it was answered: {gone}");
-            }
+        if let (Some(refusal), false) = (&refusal, started)
+            && let Err(gone) = refusal.answer(session).await
+        {
+            tracing::debug!("the client left before it was answered: {gone}");
         }
         exchange.refusal = refusal;
         FailToProxy { error_code, can_reuse_downstream: false }

@@ -43,7 +43,7 @@ pub struct Live {
 /// What a role needs.
 pub enum Side {
     /// mTLS from peers, on to the app.
-    Inbound(AppSide),
+    Inbound(Box<AppSide>),
     /// Plain from the app, on to peers: the clusters in failover order.
     Upstream(Vec<Arc<LiveCluster>>),
 }
@@ -131,7 +131,8 @@ impl Workshop {
         let side = match &listener.role {
             Role::Inbound(inbound) => {
                 let acceptor = keys.acceptor(listener.protocol, &listener.tls).map_err(|e| e.to_string())?;
-                Side::Inbound(AppSide { acceptor, http1: app_peer(inbound, ALPN::H1)?, http2: app_peer(inbound, ALPN::H2)? })
+                let (http1, http2) = (app_peer(inbound, ALPN::H1)?, app_peer(inbound, ALPN::H2)?);
+                Side::Inbound(Box::new(AppSide { acceptor, http1, http2 }))
             }
             Role::Upstream(upstream) => {
                 let known: &[Arc<LiveCluster>] = match last.map(|l| &l.side) {

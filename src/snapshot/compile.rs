@@ -396,7 +396,8 @@ mod tests {
     fn nothing_listens_before_everything_has_arrived_and_what_is_missing_is_named() {
         let ca = Ca::new();
         let full = sidecar(&ca);
-        let without: [(&str, fn(&mut SidecarInputs)); 7] = [
+        type Remove = fn(&mut SidecarInputs);
+        let without: [(&str, Remove); 7] = [
             ("registration", |s| s.registration = None),
             ("leaf", |s| s.leaf = None),
             ("roots", |s| s.roots = None),

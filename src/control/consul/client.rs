@@ -22,7 +22,7 @@ use reqwest::{
     header::{HeaderMap, HeaderValue},
     redirect,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use super::address::{self, ConfigProblem};
 use crate::{config::agent::AgentConfig, model::secret::Secret};
@@ -32,6 +32,9 @@ const WAIT: Duration = Duration::from_secs(300);
 
 /// How long an answer may take beside the time it is held; signing a first leaf is the slowest.
 const MARGIN: Duration = Duration::from_secs(15);
+
+/// How often the token file is looked at by a question that the agent refused.
+const TOKEN_LOOK: Duration = Duration::from_millis(500);
 
 /// The largest answer that is read.
 const BODY_LIMIT: usize = 64 << 20;
@@ -158,6 +161,17 @@ impl Client {
     /// Changes each time the agent answers again after nobody listened there: it may have been restarted.
     pub fn recoveries(&self) -> watch::Receiver<u64> {
         self.shared.recoveries.subscribe()
+    }
+
+    /// Ends once the token file holds another token than now; never without one. What was refused is then worth asking again.
+    pub async fn token_changed(&self) {
+        if self.shared.token_file.is_none() {
+            return std::future::pending().await;
+        }
+        let before = self.token().await.ok();
+        while self.token().await.ok() == before {
+            sleep(TOKEN_LOOK).await;
+        }
     }
 
     /// Asks a question; held by the agent if `at` names a position.
@@ -425,6 +439,11 @@ mod tests {
         for unusable in ["", "to\u{7f}ken"] {
             std::fs::write(file.path(), unusable).unwrap();
             assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::TokenFile { .. })));
+        }
+        let waiting = tokio::spawn(async move { client.token_changed().await });
+        while !waiting.is_finished() {
+            std::fs::write(file.path(), format!("third-{}", fastrand::u64(..))).unwrap();
+            tokio::time::sleep(TOKEN_LOOK).await;
         }
         assert_eq!(*tokens.lock(), ["first", "second"]);
     }

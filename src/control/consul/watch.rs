@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use consul_api_types::{Blocking, Meta, Query};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::client::{Answer, At, Client, Error};
 use crate::control::watches::Watch;
@@ -117,7 +117,7 @@ fn position(asked: &At, blocking: Blocking, meta: &Meta, absent: bool) -> (At, b
 /// Asks again and again, and hands every outcome to `on_event`, until it is dropped.
 ///
 /// What `on_event` refuses is noted as unusable. A pause after a failure or between polls ends early when another watch
-/// finds the agent back, so that all resume together.
+/// finds the agent back, so that all resume together, or when the token file has another token.
 pub async fn watch<Q: Query>(
     client: &Client,
     query: &Q,
@@ -146,7 +146,11 @@ pub async fn watch<Q: Query>(
         }
         state = next;
         match state.at {
-            At::Now => drop(timeout(delay, recoveries.changed()).await),
+            At::Now => tokio::select! {
+                () = sleep(delay) => {}
+                _ = recoveries.changed() => {}
+                () = client.token_changed(), if state.failures > 0 => {}
+            },
             At::Index(_) | At::Hash(_) => sleep(delay).await,
         }
     }

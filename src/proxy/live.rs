@@ -125,7 +125,7 @@ impl Workshop {
     pub fn make(&mut self, listener: &Arc<Listener>, last: Option<&Live>) -> Result<Live, String> {
         let keys = self.keys(listener)?;
         let metrics = match last {
-            Some(last) if last.listener.protocol == listener.protocol => last.metrics.clone(),
+            Some(last) if last.listener.key == listener.key && last.listener.protocol == listener.protocol => last.metrics.clone(),
             _ => self.telemetry.metrics.listener(listener),
         };
         let side = match &listener.role {

@@ -50,6 +50,8 @@ pub enum Event<T> {
     Value(T, Meta),
     /// There is no such thing.
     Absent,
+    /// An answer that is not believed: its index went back. The question is asked afresh, at once.
+    Doubtful,
     /// No answer: nothing is known that was not known before.
     Failed(Error, u32),
 }
@@ -66,7 +68,9 @@ pub struct Pace {
 /// Decides, from an answer that took `took`, what it means, from where on to ask next, and after which pause.
 ///
 /// `jitter` is a random number of `0.0..1.0`. The rules, all of them Consul's for clients of blocking queries:
-/// - an index that went back (a restored or restarted server) is forgotten: ask for what is there now;
+/// - an index that went back (a restored or restarted server) is forgotten: ask for what is there now. Nor is the answer that
+///   carried it believed: a server that still replays its log answers held health queries with `200 []` and index 1, while a
+///   question without an index waits for a leader (seen on 1.20.1);
 /// - index 0 would not be held: 1 takes its place;
 /// - the index of an error means nothing. After an error the question starts afresh, since the server behind it may be
 ///   another one whose indexes are lower; only a 429 keeps its place, since a fresh question costs the server more;
@@ -75,12 +79,13 @@ pub struct Pace {
 pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took: Duration, jitter: f64) -> (State, Event<T>, Duration) {
     match heard {
         Ok(Answer { meta, value }) => {
+            let back = matches!((&state.at, meta.index), (At::Index(asked), Some(index)) if index < *asked);
             let (at, held) = position(&state.at, pace.blocking, &meta, value.is_none());
             let saved = state.budget.saturating_add(took).min(BUDGET);
             let spaced = COST.saturating_sub(saved);
             let delay = if held { spaced } else { spaced.max(pace.poll.mul_f64(1.0 + jitter / 2.0)) };
             let next = State { at, failures: 0, budget: saved.saturating_sub(COST) };
-            let event = value.map_or(Event::Absent, |value| Event::Value(value, meta));
+            let event = if back { Event::Doubtful } else { value.map_or(Event::Absent, |value| Event::Value(value, meta)) };
             (next, event, delay)
         }
         Err(error) => {
@@ -193,7 +198,8 @@ mod tests {
         ] {
             let (state, event, delay) = step(&at(asked.clone()), INDEX, value(answered), SLOW, 0.0);
             assert_eq!(state.at, next, "{asked:?}, then {answered}");
-            assert!(matches!(event, Event::Value(..)) && delay == Duration::ZERO);
+            let back = next == At::Now;
+            assert!(if back { event == Event::Doubtful } else { matches!(event, Event::Value(..)) } && delay == Duration::ZERO);
         }
     }
 

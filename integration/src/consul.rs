@@ -34,11 +34,13 @@ pub struct Options {
     pub persistent: bool,
     /// The token that the test's own calls carry.
     pub token: Option<String>,
+    /// Definition files for `-config-dir`: name and text.
+    pub definitions: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { datacenter: "dc1".into(), config: json!({}), persistent: false, token: None }
+        Self { datacenter: "dc1".into(), config: json!({}), persistent: false, token: None, definitions: Vec::new() }
     }
 }
 
@@ -311,6 +313,14 @@ fn launch(folder: &TempDir, options: &Options) -> Result<Process> {
     command.arg("agent").arg(format!("-config-file={}", folder.path().join("agent.json").display()));
     if !options.persistent {
         command.arg("-dev");
+    }
+    if !options.definitions.is_empty() {
+        let definitions = folder.path().join("definitions");
+        fs::create_dir_all(&definitions)?;
+        for (name, text) in &options.definitions {
+            fs::write(definitions.join(name), text)?;
+        }
+        command.arg(format!("-config-dir={}", definitions.display()));
     }
     Process::start("consul agent", command, Duration::from_secs(2))
 }

@@ -107,6 +107,8 @@ impl ProxyHttp for Sidecar {
             (Side::Upstream(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
         peer.options.read_timeout = read_timeout(session, &live);
+        // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
+        peer.options.write_timeout = Some(STREAM_IDLE);
         Ok(Box::new(peer))
     }
 

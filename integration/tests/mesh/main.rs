@@ -14,4 +14,5 @@ mod outage;
 mod refusals;
 mod rotation;
 mod scene;
+mod shipped;
 mod upstreams;

@@ -53,7 +53,7 @@ pub struct Unusable {
     pub advice: String,
 }
 
-/// What names an upstream among its sidecar's: the destination, and where it listens when several have the same one.
+/// What names an upstream among its sidecar's: the destination and where it listens, `api@127.0.0.1:9191`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct UpstreamKey(pub Arc<str>);
 

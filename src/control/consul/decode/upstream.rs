@@ -1,7 +1,6 @@
 //! The upstreams of a registration.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
@@ -18,20 +17,11 @@ use crate::model::{
 
 /// Decodes the upstreams that have a listener. An upstream with neither port nor socket is synthetic and left out.
 ///
-/// An upstream's key is its destination (and datacenter); upstreams that share it have their bind address in it as well.
-/// The order in the registration has no part in it.
+/// An upstream's key is its destination (and datacenter) with its bind address: neither its neighbours nor the order in the registration
+/// have a part in it, so that a change of one upstream never touches another.
 pub fn upstreams(upstreams: &[Upstream], own: &ServiceName, problems: &mut Vec<Unusable>) -> Vec<UpstreamConfig> {
     let listening = |(_, u): &(usize, &Upstream)| u.local_bind_port != 0 || !u.local_bind_socket_path.is_empty();
-    let mut decoded: Vec<UpstreamConfig> =
-        upstreams.iter().enumerate().filter(listening).filter_map(|(at, u)| upstream(at, u, own, problems)).collect();
-    let mut alike: HashMap<UpstreamKey, usize> = HashMap::new();
-    for upstream in &decoded {
-        *alike.entry(upstream.key.clone()).or_default() += 1;
-    }
-    for upstream in decoded.iter_mut().filter(|u| alike.get(&u.key).is_some_and(|count| *count > 1)) {
-        upstream.key = UpstreamKey(format!("{}@{}", upstream.key.0, upstream.bind.address).into());
-    }
-    decoded
+    upstreams.iter().enumerate().filter(listening).filter_map(|(at, u)| upstream(at, u, own, problems)).collect()
 }
 
 fn upstream(at: usize, upstream: &Upstream, own: &ServiceName, problems: &mut Vec<Unusable>) -> Option<UpstreamConfig> {
@@ -67,6 +57,7 @@ fn upstream(at: usize, upstream: &Upstream, own: &ServiceName, problems: &mut Ve
     let destination = name(&partition, &namespace, &upstream.destination_name);
     let datacenter = Some(upstream.datacenter.as_str()).filter(|dc| !dc.is_empty());
     let key = datacenter.map_or(destination.to_string(), |dc| format!("{destination}.{dc}"));
+    let key = format!("{key}@{}", bind.address);
     let mode = Some(upstream.mesh_gateway.mode.as_str()).filter(|mode| !mode.is_empty());
     Some(UpstreamConfig {
         key: UpstreamKey(key.into()),

@@ -13,6 +13,7 @@ mod client;
 mod decode;
 mod default_policy;
 mod endpoints;
+mod error;
 mod intentions;
 mod leaf;
 mod mesh;
@@ -35,7 +36,8 @@ use tracing::info;
 
 pub use self::{
     address::ConfigProblem,
-    client::{Answer, At, Client, Error},
+    client::{Answer, At, Client},
+    error::Error,
 };
 use self::{names::Names, supervisor::Supervisor};
 use super::{

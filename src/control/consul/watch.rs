@@ -5,7 +5,10 @@ use std::time::Duration;
 use consul_api_types::{Blocking, Meta, Query};
 use tokio::time::{Instant, sleep};
 
-use super::client::{Answer, At, Client, Error};
+use super::{
+    client::{Answer, At, Client},
+    error::Error,
+};
 use crate::control::watches::Watch;
 
 /// The first failure is retried after half to all of this.

@@ -39,7 +39,7 @@ use crate::{
     },
     proxy::{
         self,
-        listeners::{Listeners, Unbound},
+        listeners::{Bindings, Listeners},
         live::Workshop,
     },
     snapshot::{self, Subscriber},
@@ -100,13 +100,13 @@ where
         let (feed, reconciler) = reconciler::channel();
         let end = End::default();
         end.follow_signals()?;
-        let unbound = data.unbound.clone();
+        let bindings = data.bindings.clone();
         let state = AdminState {
             snapshots: subscriber.clone(),
             telemetry,
             log,
             watches,
-            pending: Arc::new(move || unbound.lock().iter().map(|(key, why)| format!("listener {key}: {why}")).collect()),
+            pending: Arc::new(move || bindings.pending()),
             draining: end.draining.clone(),
             drain: Arc::new({
                 let end = end.clone();
@@ -191,8 +191,7 @@ impl End {
 /// The data plane of this process with its own runtime.
 struct Data {
     runtime: Runtime,
-    /// Listeners that could not be brought up.
-    unbound: Unbound,
+    bindings: Arc<Bindings>,
     listeners: Option<Listeners>,
 }
 
@@ -200,14 +199,14 @@ impl Data {
     /// Builds the data plane with `threads` workers. Nothing listens yet.
     fn build(threads: usize, telemetry: Arc<Telemetry>) -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("data").enable_all().build()?;
-        let unbound = Unbound::default();
+        let bindings = Arc::<Bindings>::default();
         let roots = NoRoots::new().context("cannot prepare TLS")?;
         let plane = {
             let _inside = runtime.enter();
             Arc::new(proxy::plane(threads, roots.path(), telemetry.clone()))
         };
-        let listeners = Listeners::new(plane, Workshop::new(telemetry), unbound.clone());
-        Ok(Self { runtime, unbound, listeners: Some(listeners) })
+        let listeners = Listeners::new(plane, Workshop::new(telemetry), bindings.clone());
+        Ok(Self { runtime, bindings, listeners: Some(listeners) })
     }
 
     /// Serves what the snapshots say until `shutdown`, then drains within `grace`.

@@ -200,7 +200,10 @@ impl Agent {
     /// # Errors
     /// As [`Agent::get`].
     pub async fn register(&self, service: &Service) -> Result<()> {
-        self.put("/v1/agent/service/register?replace-existing-checks=true", &service.body()).await.map(drop)
+        for body in service.bodies() {
+            self.put("/v1/agent/service/register?replace-existing-checks=true", &body).await?;
+        }
+        Ok(())
     }
 
     /// Removes a service; its sidecar's registration goes with it.

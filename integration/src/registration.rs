@@ -35,7 +35,8 @@ pub struct Service {
 pub enum Check {
     /// Consul connects to the public listener every second (its shortest interval), as its default check does every ten.
     Tcp,
-    /// Passing for an hour from the registration on: survives a restart of the agent, which sets a TCP check back to critical.
+    /// Passing for an hour, across a restart of the agent too. (A restarting agent sets a TCP check back to critical, and gives a
+    /// nested sidecar its two default checks anew, seen with Consul 1.20.1; so this sidecar is registered by itself.)
     Ttl,
 }
 
@@ -118,25 +119,35 @@ impl Service {
         Address::port(self.sidecar_port)
     }
 
-    /// The request body.
-    pub fn body(&self) -> Value {
-        let check = match self.check {
-            Check::Tcp => json!({"Name": "listening", "TCP": format!("127.0.0.1:{}", self.sidecar_port), "Interval": "1s"}),
-            Check::Ttl => json!({"Name": "running", "CheckID": self.ttl_check(), "TTL": "1h", "Status": "passing"}),
-        };
+    /// The request bodies: the service with a nested sidecar, or the service and then its sidecar.
+    pub fn bodies(&self) -> Vec<Value> {
         let mut proxy = json!({"Upstreams": self.upstreams.iter().map(Upstream::body).collect::<Vec<_>>()});
         if let Some(protocol) = &self.protocol {
             proxy["Config"] = json!({"protocol": protocol});
         }
-        let sidecar = json!({"Port": self.sidecar_port, "Checks": [check], "Proxy": proxy});
-        let mut body = json!({
-            "Name": self.name, "ID": self.id, "Address": "127.0.0.1", "Meta": self.meta, "Connect": {"SidecarService": sidecar},
-        });
+        let mut service = json!({"Name": self.name, "ID": self.id, "Address": "127.0.0.1", "Meta": self.meta});
         match &self.app {
-            Address::Tcp(address) => body["Port"] = json!(address.port()),
-            Address::Unix(path) => body["SocketPath"] = json!(path),
+            Address::Tcp(address) => service["Port"] = json!(address.port()),
+            Address::Unix(path) => service["SocketPath"] = json!(path),
         }
-        body
+        match self.check {
+            Check::Tcp => {
+                let check = json!({"Name": "listening", "TCP": format!("127.0.0.1:{}", self.sidecar_port), "Interval": "1s"});
+                service["Connect"] = json!({"SidecarService": {"Port": self.sidecar_port, "Checks": [check], "Proxy": proxy}});
+                vec![service]
+            }
+            Check::Ttl => {
+                let check = json!({"Name": "running", "CheckID": self.ttl_check(), "TTL": "1h", "Status": "passing"});
+                proxy["DestinationServiceName"] = json!(self.name);
+                proxy["DestinationServiceID"] = json!(self.id);
+                proxy["LocalServicePort"] = service["Port"].clone();
+                let sidecar = json!({
+                    "Kind": "connect-proxy", "Name": format!("{}-sidecar-proxy", self.name), "ID": self.proxy_id(),
+                    "Address": "127.0.0.1", "Port": self.sidecar_port, "Meta": self.meta, "Checks": [check], "Proxy": proxy,
+                });
+                vec![service, sidecar]
+            }
+        }
     }
 
     /// ID of the check under [`Check::Ttl`].

@@ -97,6 +97,8 @@ impl Admin {
     /// # Errors
     /// [`io::Error`] when the listener fails.
     pub async fn serve(self, state: AdminState, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let snapshots = state.snapshots.clone();
+        state.telemetry.metrics.leaf_expiry_from(move || read::leaf_expiries(&snapshots.current()));
         let router = Router::new()
             .route("/live", get(ready::live))
             .route("/ready", get(ready::ready))

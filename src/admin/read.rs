@@ -1,6 +1,6 @@
 //! What can be looked at.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
@@ -20,14 +20,17 @@ use crate::{
 };
 
 pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
-    let metrics = &state.telemetry.metrics;
-    for listener in state.snapshots.current().listeners.values() {
-        metrics.leaf_expires(&listener.key.sidecar, listener.identity.leaf.not_after);
-    }
-    match metrics.encode() {
+    match state.telemetry.metrics.encode() {
         Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
     }
+}
+
+/// The sidecars, and when the leaf of each expires, in seconds since the Unix epoch.
+pub(super) fn leaf_expiries(snapshot: &Snapshot) -> Vec<(String, i64)> {
+    // Every listener of a sidecar has the same leaf.
+    let leaves = snapshot.listeners.values().map(|listener| (listener.key.sidecar.to_string(), listener.identity.leaf.not_after));
+    leaves.collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// The snapshot in force, with what stands in the way of it.

@@ -1,3 +1,4 @@
 //! What people write: flags and files, as plain checked values.
 
 pub mod agent;
+pub mod mesh_file;

@@ -4,6 +4,7 @@
 //! which alone owns the inputs and alone publishes.
 
 pub mod consul;
+pub mod embedded;
 pub mod reconciler;
 pub mod watches;
 

@@ -33,6 +33,8 @@ pub enum Change {
     Registration(Arc<Registration>),
     /// The proxy is no longer registered: its listeners drain, and all that was known of it is forgotten.
     RegistrationGone,
+    /// The sidecar is no longer (or was never) ours to work for: nothing is known of it, and nothing waits for it.
+    Forget,
     /// Our leaf.
     Leaf(Leaf),
     /// The roots.
@@ -169,8 +171,13 @@ fn differs(new: &Snapshot, last: &Snapshot) -> bool {
 }
 
 fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
+    if let Change::Forget = change {
+        inputs.remove(&id);
+        return;
+    }
     let sidecar = inputs.entry(id).or_default();
     match change {
+        Change::Forget => {}
         Change::Registration(registration) => register(sidecar, registration),
         Change::RegistrationGone => *sidecar = SidecarInputs::default(),
         Change::Leaf(leaf) => sidecar.leaf = Some(leaf),

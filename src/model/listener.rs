@@ -142,6 +142,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// The service that is called: ours on the inbound side, the upstream's destination on the outbound side.
+    pub fn destination<'a>(&'a self, ours: &'a ServiceName) -> &'a ServiceName {
+        match self {
+            Self::Inbound(_) => ours,
+            Self::Upstream(upstream) => &upstream.destination,
+        }
+    }
+
     /// `inbound` or `outbound`, as metrics and logs call the direction.
     pub fn direction(&self) -> &'static str {
         match self {

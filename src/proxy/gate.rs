@@ -3,6 +3,7 @@
 //! It runs before authorization and routing, on every HTTP listener. Pingora 0.9.1 accepts HTTP/1.1 without `Host`, a
 //! `Content-Length` with a sign, and lists of transfer codings; each of them means different things to different servers.
 
+use bytes::Bytes;
 use http::{
     Version,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
@@ -11,13 +12,14 @@ use pingora_http::RequestHeader;
 
 use super::refusal::Refusal;
 
-/// Checks a request's head.
+/// Checks a request's head. `raw` gives an HTTP/1 head's bytes as received: Pingora's parsed form has lost some of them.
 ///
 /// # Errors
 /// [`Refusal::BadRequest`], with what is wrong.
-pub fn check(head: &RequestHeader) -> Result<(), Refusal> {
+pub fn check(head: &RequestHeader, raw: impl FnOnce() -> Bytes) -> Result<(), Refusal> {
     let refuse = |why| Err(Refusal::BadRequest(why));
     let one = |name: &http::HeaderName| head.headers.get_all(name).iter().count();
+    let raw = if head.version == Version::HTTP_2 { Bytes::new() } else { raw() };
     if head.version == Version::HTTP_2 {
         if one(&TRANSFER_ENCODING) > 0 {
             return refuse("HTTP/2 with Transfer-Encoding (RFC 9113, section 8.2.2)");
@@ -27,6 +29,9 @@ pub fn check(head: &RequestHeader) -> Result<(), Refusal> {
         }
     } else {
         match one(&HOST) {
+            _ if raw.split(|b| *b == b'\r').next().is_some_and(|line| line.contains(&b'#')) => {
+                return refuse("a fragment in the request target (RFC 9112, section 3.2)");
+            }
             0 if head.version == Version::HTTP_11 => return refuse("HTTP/1.1 without Host (RFC 9112, section 3.2)"),
             0 | 1 => {}
             _ => return refuse("more than one Host (RFC 9112, section 3.2)"),
@@ -44,7 +49,8 @@ pub fn check(head: &RequestHeader) -> Result<(), Refusal> {
             if !chunked {
                 return refuse("a Transfer-Encoding other than chunked");
             }
-            if one(&CONTENT_LENGTH) > 0 {
+            // Pingora drops the Content-Length of such a request before anybody can see it.
+            if one(&CONTENT_LENGTH) > 0 || names_length(&raw) {
                 return refuse("both Content-Length and Transfer-Encoding (RFC 9112, section 6.3)");
             }
             if head.version == Version::HTTP_10 {
@@ -64,6 +70,12 @@ pub fn check(head: &RequestHeader) -> Result<(), Refusal> {
         _ => return refuse("more than one Content-Length"),
     }
     Ok(())
+}
+
+/// Whether a raw HTTP/1 head has a Content-Length field.
+fn names_length(raw: &[u8]) -> bool {
+    const NAME: &[u8] = b"content-length";
+    raw.split(|b| *b == b'\n').any(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))
 }
 
 /// `host[:port]`: no user, path, blank or control character (RFC 3986, section 3.2).
@@ -104,9 +116,9 @@ mod tests {
             vec![("host", "web:80"), ("content-length", "5")],
             vec![("host", "[::1]:80"), ("transfer-encoding", "Chunked")],
         ] {
-            assert_eq!(check(&head(Version::HTTP_11, &fields)), Ok(()), "{fields:?}");
+            assert_eq!(check(&head(Version::HTTP_11, &fields), Bytes::new), Ok(()), "{fields:?}");
         }
-        assert_eq!(check(&head(Version::HTTP_10, &[])), Ok(()));
+        assert_eq!(check(&head(Version::HTTP_10, &[]), Bytes::new), Ok(()));
     }
 
     #[test]
@@ -129,9 +141,14 @@ mod tests {
             vec![("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
             vec![("host", "a"), ("transfer-encoding", "chunked"), ("content-length", "5")],
         ] {
-            assert!(check(&head(Version::HTTP_11, &fields)).is_err(), "{fields:?} passed");
+            assert!(check(&head(Version::HTTP_11, &fields), Bytes::new).is_err(), "{fields:?} passed");
         }
-        assert!(check(&head(Version::HTTP_10, &[("transfer-encoding", "chunked")])).is_err());
-        assert!(check(&head(Version::HTTP_2, &[("host", "a"), ("transfer-encoding", "chunked")])).is_err());
+        assert!(check(&head(Version::HTTP_10, &[("transfer-encoding", "chunked")]), Bytes::new).is_err());
+        assert!(check(&head(Version::HTTP_2, &[("host", "a"), ("transfer-encoding", "chunked")]), Bytes::new).is_err());
+        let chunked = head(Version::HTTP_11, &[("host", "a"), ("transfer-encoding", "chunked")]);
+        let raw = || Bytes::from_static(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ncontent-Length: 5\r\n\r\n");
+        assert!(check(&chunked, raw).is_err(), "a length that only the raw head shows");
+        let raw = || Bytes::from_static(b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(check(&head(Version::HTTP_11, &[("host", "a")]), raw).is_err(), "a fragment that the parsed target has lost");
     }
 }

@@ -4,13 +4,16 @@ use std::fmt::Write as _;
 
 use http::{
     HeaderValue,
-    header::{COOKIE, HeaderName},
+    header::{COOKIE, HOST, HeaderName},
 };
 use openssl::{hash::MessageDigest, ssl::SslRef, x509::X509Ref};
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 
-use crate::model::{identity::SpiffeId, listener::Xfcc};
+use crate::model::{
+    identity::{ServiceName, SpiffeId},
+    listener::Xfcc,
+};
 
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -90,6 +93,17 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
+/// HTTP/1.0 needs no `Host`, the HTTP/1.1 that we speak does (RFC 9112, section 3.2): the called service's name takes its place.
+///
+/// # Errors
+/// When a header cannot be written, which only a service name that is no header value can cause.
+pub fn ensure_host(request: &mut RequestHeader, service: &ServiceName) -> Result<()> {
+    if request.headers.contains_key(HOST) || request.uri.authority().is_some() {
+        return Ok(());
+    }
+    request.insert_header(HOST, &*service.name)
+}
+
 fn common(request: &mut RequestHeader, scheme: &'static str) -> Result<()> {
     if !request.headers.contains_key(FORWARDED_PROTO) {
         request.insert_header(FORWARDED_PROTO, scheme)?;
@@ -149,6 +163,14 @@ mod tests {
         let mut sent = request(&[("x-forwarded-client-cert", "URI=forged")]);
         towards_peer(&mut sent).unwrap();
         assert!(values(&sent, "x-forwarded-client-cert").is_empty());
+    }
+
+    #[test]
+    fn only_a_request_without_host_gets_one() {
+        let mut sent = request(&[]);
+        ensure_host(&mut sent, &ServiceName::local("api")).unwrap();
+        ensure_host(&mut sent, &ServiceName::local("other")).unwrap();
+        assert_eq!(values(&sent, "host"), ["api"]);
     }
 
     #[test]

@@ -80,7 +80,9 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
-        let admitted = gate::check(session.req_header()).and_then(|()| Exchange::authorize(&context, &live));
+        let admitted = gate::check(session.req_header(), || session.to_h1_raw())
+            .and_then(|()| Exchange::authorize(&context, &live))
+            .and_then(|_| if live.has_endpoint() { Ok(()) } else { Err(Refusal::NoHealthyEndpoint) });
         if let Err(refusal) = admitted {
             return Self::refuse(session, exchange, refusal).await;
         }
@@ -139,13 +141,17 @@ impl ProxyHttp for Sidecar {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let Some(live) = &exchange.live {
+            headers::ensure_host(request, live.listener.role.destination(&live.listener.service))?;
+        }
         match (exchange.live.as_ref().map(|l| &l.listener.role), &exchange.context) {
             (Some(Role::Inbound(inbound)), Some(context)) => {
                 let element = context.peer.as_ref().and_then(|p| p.xfcc.as_deref());
-                headers::towards_app(request, inbound.xfcc, element)
+                headers::towards_app(request, inbound.xfcc, element)?;
             }
-            _ => headers::towards_peer(request),
+            _ => headers::towards_peer(request)?,
         }
+        Ok(())
     }
 
     /// forward: the request's body. An HTTP/2 request that ends in an empty DATA frame makes Pingora write the last chunk twice to an

@@ -38,8 +38,24 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long a removed listener's connections may go on.
 const REMOVED_GRACE: Duration = Duration::from_secs(30);
 
-/// Listeners that could not be brought up, with the reason; shared with the admin API.
-pub type Unbound = Arc<Mutex<BTreeMap<ListenerKey, String>>>;
+/// How far the listeners are behind the snapshot; shared with the admin API.
+#[derive(Debug, Default)]
+pub struct Bindings {
+    /// The first snapshot has been brought up.
+    started: AtomicBool,
+    /// Listeners that could not be brought up, with the reason.
+    unbound: Mutex<BTreeMap<ListenerKey, String>>,
+}
+
+impl Bindings {
+    /// What is not served yet, in words; empty is all.
+    pub fn pending(&self) -> Vec<String> {
+        if !self.started.load(Ordering::Acquire) {
+            return vec!["listeners".to_owned()];
+        }
+        self.unbound.lock().iter().map(|(key, why)| format!("listener {key}: {why}")).collect()
+    }
+}
 
 /// What a connection knows of its listener's life.
 #[derive(Clone)]
@@ -80,13 +96,13 @@ pub struct Listeners {
     plane: Arc<Plane>,
     workshop: Workshop,
     running: BTreeMap<ListenerKey, Running>,
-    unbound: Unbound,
+    bindings: Arc<Bindings>,
 }
 
 impl Listeners {
-    /// No listeners yet; those that cannot be brought up are named in `unbound`.
-    pub fn new(plane: Arc<Plane>, workshop: Workshop, unbound: Unbound) -> Self {
-        Self { plane, workshop, running: BTreeMap::new(), unbound }
+    /// No listeners yet; how they are doing is told in `bindings`.
+    pub fn new(plane: Arc<Plane>, workshop: Workshop, bindings: Arc<Bindings>) -> Self {
+        Self { plane, workshop, running: BTreeMap::new(), bindings }
     }
 
     /// Follows the snapshots until `shutdown`; then drains: inbound first, while outbound keeps accepting until inbound is idle, so that
@@ -95,7 +111,7 @@ impl Listeners {
         let mut current = snapshots.current();
         self.reconcile(&current, false);
         loop {
-            let retry = !self.unbound.lock().is_empty();
+            let retry = !self.bindings.unbound.lock().is_empty();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 next = snapshots.next() => match next {
@@ -137,6 +153,7 @@ impl Listeners {
     /// Brings the listeners to the snapshot's form. While `leaving`, inbound listeners are left as they are.
     fn reconcile(&mut self, snapshot: &Snapshot, leaving: bool) {
         let wanted = &snapshot.listeners;
+        self.rename(wanted);
         let gone: Vec<ListenerKey> = self
             .running
             .iter()
@@ -149,13 +166,13 @@ impl Listeners {
                 remove(running);
             }
         }
-        self.unbound.lock().retain(|key, _| wanted.contains_key(key));
+        self.bindings.unbound.lock().retain(|key, _| wanted.contains_key(key));
         for (key, listener) in wanted {
             if leaving && matches!(listener.role, Role::Inbound(_)) {
                 continue;
             }
             let outcome = if self.running.contains_key(key) { self.change(key, listener) } else { self.add(key, listener) };
-            let mut unbound = self.unbound.lock();
+            let mut unbound = self.bindings.unbound.lock();
             match outcome {
                 Ok(()) => {
                     unbound.remove(key);
@@ -168,7 +185,29 @@ impl Listeners {
                 }
             }
         }
+        if !wanted.is_empty() {
+            self.bindings.started.store(true, Ordering::Release);
+        }
         self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.epoch == epoch));
+    }
+
+    /// A listener that only changed its name keeps its socket and its connections.
+    fn rename(&mut self, wanted: &BTreeMap<ListenerKey, Arc<Listener>>) {
+        let renamed: Vec<(ListenerKey, ListenerKey)> = wanted
+            .iter()
+            .filter(|(key, _)| !self.running.contains_key(*key))
+            .filter_map(|(key, listener)| {
+                let inbound = matches!(listener.role, Role::Inbound(_));
+                let same =
+                    |(old, r): &(&ListenerKey, &Running)| !wanted.contains_key(*old) && r.bind == listener.bind && r.inbound == inbound;
+                self.running.iter().find(same).map(|(old, _)| (old.clone(), key.clone()))
+            })
+            .collect();
+        for (old, new) in renamed {
+            if let Some(running) = self.running.remove(&old) {
+                self.running.insert(new, running);
+            }
+        }
     }
 
     fn change(&mut self, key: &ListenerKey, listener: &Arc<Listener>) -> Result<(), String> {

@@ -40,6 +40,16 @@ pub struct Live {
     pub side: Side,
 }
 
+impl Live {
+    /// Whether there is anybody to hand a request to.
+    pub fn has_endpoint(&self) -> bool {
+        match &self.side {
+            Side::Inbound(_) => true,
+            Side::Upstream(clusters) => clusters.iter().any(|c| !c.robin.is_empty()),
+        }
+    }
+}
+
 /// What a role needs.
 pub enum Side {
     /// mTLS from peers, on to the app.
@@ -125,7 +135,7 @@ impl Workshop {
     pub fn make(&mut self, listener: &Arc<Listener>, last: Option<&Live>) -> Result<Live, String> {
         let keys = self.keys(listener)?;
         let metrics = match last {
-            Some(last) if last.listener.protocol == listener.protocol => last.metrics.clone(),
+            Some(last) if last.listener.key == listener.key && last.listener.protocol == listener.protocol => last.metrics.clone(),
             _ => self.telemetry.metrics.listener(listener),
         };
         let side = match &listener.role {

@@ -5,6 +5,7 @@
 
 mod grown;
 mod listener;
+mod pulled;
 
 use std::{
     collections::HashMap,
@@ -20,6 +21,7 @@ use prometheus::{
 };
 
 pub use self::listener::ListenerMetrics;
+use self::pulled::Pulled;
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.
@@ -33,8 +35,8 @@ const LISTENER: &str = "listener";
 pub struct Metrics {
     registry: Registry,
     families: Arc<Families>,
-    leaf_expiry: IntGaugeVec,
-    consul_last_success: GaugeVec,
+    leaf_expiry: Pulled,
+    consul_last_success: Pulled,
     reload_successful: IntGauge,
     reload_timestamp: GaugeVec,
     /// Access log lines that were dropped; counted by the access log itself.
@@ -57,14 +59,11 @@ impl Metrics {
             families: Arc::new(Families::new(&registry)?),
             leaf_expiry: registered(
                 &registry,
-                IntGaugeVec::new(Opts::new("aralez_leaf_expiry_timestamp_seconds", "When the leaf in use expires"), &["sidecar"])?,
+                Pulled::new("aralez_leaf_expiry_timestamp_seconds", "When the leaf in use expires", "sidecar")?,
             )?,
             consul_last_success: registered(
                 &registry,
-                GaugeVec::new(
-                    Opts::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent"),
-                    &["watch"],
-                )?,
+                Pulled::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent", "watch")?,
             )?,
             reload_successful: registered(
                 &registry,
@@ -101,26 +100,20 @@ impl Metrics {
         new
     }
 
-    /// Sets when the leaf of a sidecar expires, in seconds since the Unix epoch.
-    pub fn leaf_expires(&self, sidecar: &str, at: i64) {
-        self.leaf_expiry.with_label_values(&[sidecar]).set(at);
+    /// Says where to read the sidecars and when their leaves expire, in seconds since the Unix epoch. The first source stays.
+    pub fn leaf_expiry_from(&self, read: impl Fn() -> Vec<(String, i64)> + Send + Sync + 'static) {
+        self.leaf_expiry.read_from(move || read().into_iter().map(|(sidecar, at)| (sidecar, at as f64)).collect());
     }
 
-    /// Notes that the agent answered a watch just now. `watch` is its name, for example `web-sidecar-proxy: leaf`.
-    pub fn consul_answered(&self, watch: &str) {
-        self.consul_last_success.with_label_values(&[watch]).set(now());
-    }
-
-    /// Forgets a watch that exists no more.
-    pub fn consul_forget(&self, watch: &str) {
-        // Fails only when the watch was never answered: then there is nothing to forget.
-        let _ = self.consul_last_success.remove_label_values(&[watch]);
+    /// Says where to read the watches and when the agent last answered each. The first source stays.
+    pub fn consul_last_success_from(&self, read: impl Fn() -> Vec<(String, SystemTime)> + Send + Sync + 'static) {
+        self.consul_last_success.read_from(move || read().into_iter().map(|(watch, at)| (watch, seconds(at))).collect());
     }
 
     /// Notes that a configuration took effect just now, and whether every part of it was usable.
     pub fn config_reloaded(&self, successful: bool) {
         self.reload_successful.set(i64::from(successful));
-        self.reload_timestamp.with_label_values::<&str>(&[]).set(now());
+        self.reload_timestamp.with_label_values::<&str>(&[]).set(seconds(SystemTime::now()));
     }
 
     /// All metrics in the Prometheus text format, version 0.0.4.
@@ -132,8 +125,8 @@ impl Metrics {
     }
 }
 
-fn now() -> f64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
@@ -237,20 +230,28 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         assert!(!metrics.encode().unwrap().contains("aralez_config_last_reload_timestamp_seconds "));
         metrics.config_reloaded(true);
-        metrics.consul_answered("leaf");
-        metrics.leaf_expires("web-sidecar-proxy", 1_700_000_000);
+        metrics.leaf_expiry_from(|| vec![("web-sidecar-proxy".to_owned(), 1_700_000_000)]);
         let text = metrics.encode().unwrap();
         for line in [
             "aralez_config_last_reload_successful 1",
             "aralez_config_last_reload_timestamp_seconds ",
-            "aralez_consul_last_success_timestamp_seconds{watch=\"leaf\"} ",
             "aralez_leaf_expiry_timestamp_seconds{sidecar=\"web-sidecar-proxy\"} 1700000000",
             concat!("aralez_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        metrics.consul_forget("leaf");
-        assert!(!metrics.encode().unwrap().contains("watch=\"leaf\""));
+    }
+
+    #[test]
+    fn a_watch_that_is_gone_is_not_shown() {
+        let metrics = Metrics::new().unwrap();
+        let watches = Arc::new(Mutex::new(vec![("leaf web".to_owned(), SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5))]));
+        let known = watches.clone();
+        metrics.consul_last_success_from(move || known.lock().clone());
+        let text = metrics.encode().unwrap();
+        assert!(text.contains("aralez_consul_last_success_timestamp_seconds{watch=\"leaf web\"} 5\n"), "{text}");
+        watches.lock().clear();
+        assert!(!metrics.encode().unwrap().contains("aralez_consul_last_success_timestamp_seconds{"));
     }
 
     #[test]

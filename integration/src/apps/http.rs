@@ -35,6 +35,7 @@ type Body = BoxBody<Bytes, hyper::Error>;
 /// - Any path answers 200, returns the request body as it comes, and names the app in `x-app`.
 /// - `/debug?env=dump` (under any prefix): request line, header fields in canonical case, `FORTIO_NAME=<name>`, as plain text.
 /// - `/slow?ms=<n>`: echo after n milliseconds.
+/// - `/count`: takes the whole body, then answers its length in bytes. `/bytes?n=<n>`: a body of n bytes.
 /// - `Upgrade: websocket`: a WebSocket that echoes text and binary messages.
 /// - HTTP/2: the number of body bytes comes as trailer `x-echo-bytes`.
 /// - `content-type: application/grpc…`: messages return as they come, then trailer `grpc-status: 0`.
@@ -115,6 +116,15 @@ impl Echo {
         let query = parts.uri.query().unwrap_or_default();
         if parts.uri.path().ends_with("/debug") && query == "env=dump" {
             return self.response(text(self.dump(parts)));
+        }
+        if parts.uri.path().ends_with("/count") {
+            let length = body.collect().await.map_or(0, |body| body.to_bytes().len());
+            return self.response(text(length.to_string()));
+        }
+        if parts.uri.path().ends_with("/bytes")
+            && let Some(length) = query.strip_prefix("n=").and_then(|n| n.parse().ok())
+        {
+            return self.response(text("x".repeat(length)));
         }
         if parts.uri.path().ends_with("/slow")
             && let Some(pause) = query.strip_prefix("ms=").and_then(|ms| ms.parse().ok())

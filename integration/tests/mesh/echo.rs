@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use aralez_integration::apps::{self, FAREWELL};
 use aralez_integration::clients::{self, GrpcCall, HttpClient};
 use aralez_integration::consul::Agent;
+use aralez_integration::net::Address;
 use aralez_integration::registration::{Service, Upstream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,8 +14,8 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::scene::{Pair, caller, echoes, http_answers, socket, tcp_works, unique};
 
-/// More than any buffer on the way holds.
-const LARGE: usize = 3 * 1024 * 1024;
+/// More than all buffers and windows on the way hold together.
+const LARGE: usize = 20 * 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tcp() {
@@ -51,8 +52,6 @@ async fn http() {
         assert_eq!((answer.status.as_u16(), answer.text()), (200, format!("hello {turn}")));
         assert_eq!(answer.headers["x-app"], "db");
     }
-    let large = client.post("/", vec![b'x'; LARGE]).await.unwrap();
-    assert_eq!(large.body.len(), LARGE);
     let dump = client.get("/debug?env=dump").await.unwrap().text();
     assert!(dump.starts_with("GET /debug?env=dump HTTP/1.1\n"), "{dump}");
     assert!(dump.contains("\nHost: localhost\n"), "{dump}");
@@ -66,13 +65,63 @@ async fn http2() {
     let pair = Pair::start(&agent, "http2", &app.address).await;
 
     let mut client = HttpClient::http2(&pair.upstream).await.unwrap();
-    for size in [0, 5, LARGE] {
+    for size in [0, 5, 100_000] {
         let answer = client.post("/any/path", vec![b'x'; size]).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.body.len()), (200, size));
         assert_eq!(answer.trailers["x-echo-bytes"], size.to_string());
     }
     let dump = client.get("/debug?env=dump").await.unwrap().text();
     assert!(dump.contains("HTTP/2.0\n"), "the app must be spoken to in HTTP/2: {dump}");
+}
+
+async fn client(version: &str, address: &Address) -> HttpClient {
+    match version {
+        "http" => HttpClient::http1(address).await.unwrap(),
+        _ => HttpClient::http2(address).await.unwrap(),
+    }
+}
+
+async fn large_bodies(protocol: &str) {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, protocol, &app.address).await;
+    let mut client = client(protocol, &pair.upstream).await;
+
+    let counted = client.post("/count", vec![b'x'; LARGE]).await.unwrap();
+    assert_eq!(counted.text(), LARGE.to_string());
+    let downloaded = client.get(&format!("/bytes?n={LARGE}")).await.unwrap();
+    assert_eq!(downloaded.body.len(), LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_http() {
+    large_bodies("http").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_http2() {
+    large_bodies("http2").await;
+}
+
+/// The app answers while the request is still coming: neither direction may wait for the other.
+async fn full_duplex(protocol: &str) {
+    let agent = Agent::shared().await.unwrap();
+    let app = apps::http_echo("db").await.unwrap();
+    let pair = Pair::start(&agent, protocol, &app.address).await;
+    let mut client = client(protocol, &pair.upstream).await;
+
+    let echoed = client.post("/", vec![b'x'; LARGE]).await.unwrap();
+    assert_eq!(echoed.body.len(), LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_duplex_http() {
+    full_duplex("http").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_duplex_http2() {
+    full_duplex("http2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

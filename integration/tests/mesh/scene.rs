@@ -71,7 +71,7 @@ pub fn socket(folder: &tempfile::TempDir, name: &str) -> std::path::PathBuf {
 pub async fn echoes(stream: &mut Stream, text: &[u8]) -> Result<()> {
     stream.write_all(text).await?;
     let mut back = vec![0; text.len()];
-    timeout(Duration::from_secs(10), stream.read_exact(&mut back)).await.context("no echo in time")??;
+    timeout(PATIENCE, stream.read_exact(&mut back)).await.context("no echo in time")??;
     ensure!(back == text, "sent {text:?}, got {back:?}");
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, upstream: &UpstreamKey, query: &Disco
             Event::Failed(error, failures) if !read && super::is_final(&error, failures) => {
                 context.found(Found::Chain(upstream.clone(), Err(format!("its discovery chain cannot be read: {error}"))));
             }
-            Event::Failed(..) | Event::Absent => {}
+            Event::Failed(..) | Event::Absent | Event::Doubtful => {}
         }
         Ok(())
     })

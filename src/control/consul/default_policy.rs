@@ -79,7 +79,7 @@ pub(super) async fn run(context: &Context, service: &ServiceName, datacenter: &s
             Event::Failed(Error::Status { status: 400..=499, .. }, _) if !known => {
                 context.feed.send(Change::DefaultPolicy(DefaultPolicy::Unknown));
             }
-            Event::Failed(..) | Event::Absent => {}
+            Event::Failed(..) | Event::Absent | Event::Doubtful => {}
         }
         Ok(())
     })

@@ -31,15 +31,14 @@ pub(super) struct View {
     pub only_passing: bool,
 }
 
-/// The question for a target's instances. All instances are asked for, since `passing` would leave out those that only warn;
-/// any server may answer, since health of a moment ago is as good.
+/// The question for a target's instances. All instances are asked for, since `passing` would leave out those that only warn. It is
+/// not asked with `stale`: a restarted server that still replays its log would answer that nobody is there.
 pub(super) fn query(target: &Target) -> HealthConnect {
     HealthConnect {
         service: target.service.name.to_string(),
         tenancy: super::tenancy(&target.service),
         datacenter: target.datacenter.to_string(),
         filter: target.filter.to_string(),
-        stale: true,
         ..HealthConnect::default()
     }
 }
@@ -58,11 +57,14 @@ pub(super) async fn run(context: &Context, query: &HealthConnect, local: bool, v
     let (latest, values) = slot::channel::<Option<Instances>>(None);
     let asking = watch(&context.client, query, super::POLL, &state, |event| {
         match event {
-            Event::Value(entries, _) => {
+            Event::Value(mut entries, _) => {
+                if let Some(Instances::Known(known)) = &*latest.borrow() {
+                    keep_untested(&mut entries, known);
+                }
                 latest.send_replace(Some(Instances::Known(Arc::new(entries))));
             }
             Event::Failed(error, failures) if super::is_final(&error, failures) => give_up(&latest, &error),
-            Event::Failed(..) | Event::Absent => {}
+            Event::Failed(..) | Event::Absent | Event::Doubtful => {}
         }
         Ok(())
     });
@@ -89,6 +91,26 @@ pub(super) async fn run(context: &Context, query: &HealthConnect, local: bool, v
     tokio::join!(asking, again, telling);
 }
 
+/// Keeps the state of checks that have not run yet. A restarted agent lists each of its probes as critical, without an output, until it
+/// has run (up to its interval later): that says nothing of the instance, so what was known of the check holds. A new instance has nothing
+/// to keep and waits for its first probe. Only probes have this state: a TTL or maintenance check without output was set by somebody.
+fn keep_untested(entries: &mut [ServiceEntry], known: &[ServiceEntry]) {
+    const PROBES: [&str; 5] = ["tcp", "udp", "http", "grpc", "h2ping"];
+    for entry in entries {
+        let same = |k: &&ServiceEntry| k.node.node == entry.node.node && k.service.id == entry.service.id;
+        let Some(before) = known.iter().find(same) else { continue };
+        for check in &mut entry.checks {
+            if check.status == "critical"
+                && check.output.is_empty()
+                && PROBES.contains(&check.kind.as_str())
+                && let Some(last) = before.checks.iter().find(|last| last.check_id == check.check_id)
+            {
+                check.status.clone_from(&last.status);
+            }
+        }
+    }
+}
+
 /// Notes a failure where nothing better is known.
 fn give_up(latest: &slot::Sender<Option<Instances>>, error: &Error) {
     latest.send_if_modified(|known| {
@@ -103,4 +125,35 @@ fn give_up(latest: &slot::Sender<Option<Instances>>, error: &Error) {
 fn name(query: &HealthConnect) -> String {
     let filter = if query.filter.is_empty() { String::new() } else { format!(" where {}", query.filter) };
     format!("endpoints {} {}{filter}", query.service, query.datacenter)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(kind: &str, status: &str, output: &str) -> ServiceEntry {
+        let check = json!({"CheckID": "c", "Type": kind, "Status": status, "Output": output});
+        serde_json::from_value(json!({"Node": {"Node": "n"}, "Service": {"ID": "db-sidecar-proxy"}, "Checks": [check]})).unwrap()
+    }
+
+    #[test]
+    fn a_probe_that_has_not_run_keeps_its_state_and_nothing_else_does() {
+        for (kind, output, before, after) in [
+            ("tcp", "", "passing", "passing"),
+            ("http", "", "warning", "warning"),
+            ("tcp", "", "critical", "critical"),
+            ("tcp", "connection refused", "passing", "critical"),
+            ("ttl", "", "passing", "critical"),
+            ("maintenance", "", "passing", "critical"),
+        ] {
+            let mut entries = [entry(kind, "critical", output)];
+            keep_untested(&mut entries, &[entry(kind, before, "")]);
+            assert_eq!(entries[0].checks[0].status, after, "{kind} {output:?} after {before}");
+        }
+        let mut entries = [entry("tcp", "critical", "")];
+        keep_untested(&mut entries, &[]);
+        assert_eq!(entries[0].checks[0].status, "critical", "a new instance waits for its first probe");
+    }
 }

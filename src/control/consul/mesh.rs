@@ -48,7 +48,7 @@ pub(super) async fn run(context: &Context) {
         match event {
             Event::Value(mesh, _) => context.feed.send(Change::Mesh(decode::mesh::mesh(&mesh)?)),
             Event::Absent => context.feed.send(Change::Mesh(MeshConfig::default())),
-            Event::Failed(..) => {}
+            Event::Failed(..) | Event::Doubtful => {}
         }
         Ok(())
     })

@@ -41,7 +41,7 @@ pub use self::{
 };
 use self::{names::Names, supervisor::Supervisor};
 use super::{
-    reconciler::{Feed, SidecarFeed},
+    reconciler::{Change, Feed, SidecarFeed},
     watches::Watches,
 };
 use crate::{
@@ -108,10 +108,18 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let looking = watches.register("registration");
+    // Readiness names what is waited for from the first moment on.
+    let sought = feed.sidecar(match &selector {
+        ProxySelector::ProxyId(id) => id.clone(),
+        ProxySelector::SidecarFor(service) => format!("sidecar for {service}"),
+    });
+    sought.send(Change::RegistrationGone);
     let Some(id) = shutdown.run_until_cancelled(registration::find(&client, &selector, &looking)).await.transpose()? else {
         return Ok(());
     };
     drop(looking);
+    sought.send(Change::Forget);
+    feed.sidecar(id.clone()).send(Change::RegistrationGone);
     info!(proxy = %id, "working for this proxy");
     let (found, reports) = mpsc::unbounded_channel();
     let context = Context { client, feed: feed.sidecar(id.clone()), watches, names: Arc::new(Names::new()), found };

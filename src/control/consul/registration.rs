@@ -69,7 +69,7 @@ pub(super) async fn run(context: &Context, id: &str) {
                 latest.send_replace(Some(None));
                 return Err(format!("{id} is not registered at this agent; nothing is served until it is"));
             }
-            Event::Failed(..) => {}
+            Event::Failed(..) | Event::Doubtful => {}
         }
         Ok(())
     });

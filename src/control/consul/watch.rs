@@ -53,6 +53,8 @@ pub enum Event<T> {
     Value(T, Meta),
     /// There is no such thing.
     Absent,
+    /// An answer that is not believed: its index went back. The question is asked afresh, at once.
+    Doubtful,
     /// No answer: nothing is known that was not known before.
     Failed(Error, u32),
 }
@@ -69,7 +71,9 @@ pub struct Pace {
 /// Decides, from an answer that took `took`, what it means, from where on to ask next, and after which pause.
 ///
 /// `jitter` is a random number of `0.0..1.0`. The rules, all of them Consul's for clients of blocking queries:
-/// - an index that went back (a restored or restarted server) is forgotten: ask for what is there now;
+/// - an index that went back (a restored or restarted server) is forgotten: ask for what is there now. Nor is the answer that
+///   carried it believed: a server that still replays its log answers held health queries with `200 []` and index 1, while a
+///   question without an index waits for a leader (seen on 1.20.1);
 /// - index 0 would not be held: 1 takes its place;
 /// - the index of an error means nothing. After an error the question starts afresh, since the server behind it may be
 ///   another one whose indexes are lower; only a 429 keeps its place, since a fresh question costs the server more;
@@ -78,12 +82,13 @@ pub struct Pace {
 pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took: Duration, jitter: f64) -> (State, Event<T>, Duration) {
     match heard {
         Ok(Answer { meta, value }) => {
+            let back = matches!((&state.at, meta.index), (At::Index(asked), Some(index)) if index < *asked);
             let (at, held) = position(&state.at, pace.blocking, &meta, value.is_none());
             let saved = state.budget.saturating_add(took).min(BUDGET);
             let spaced = COST.saturating_sub(saved);
             let delay = if held { spaced } else { spaced.max(pace.poll.mul_f64(1.0 + jitter / 2.0)) };
             let next = State { at, failures: 0, budget: saved.saturating_sub(COST) };
-            let event = value.map_or(Event::Absent, |value| Event::Value(value, meta));
+            let event = if back { Event::Doubtful } else { value.map_or(Event::Absent, |value| Event::Value(value, meta)) };
             (next, event, delay)
         }
         Err(error) => {
@@ -93,7 +98,7 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
                 Error::Status { status: 403, .. } => LONGEST_PAUSE_FORBIDDEN,
                 _ => LONGEST_PAUSE,
             };
-            let pause = FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(longest);
+            let pause = pause(failures, longest);
             let at = match error {
                 Error::Status { status: 429, .. } => state.at.clone(),
                 _ => At::Now,
@@ -102,6 +107,16 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
             (next, Event::Failed(error, failures), pause.mul_f64(0.5 + jitter / 2.0))
         }
     }
+}
+
+/// After a value that cannot be used: its index must not be waited on, since nobody would ask again when the truth comes back under it.
+fn unusable(state: &State) -> (State, Duration) {
+    let failures = state.failures.saturating_add(1);
+    (State { at: At::Now, failures, budget: state.budget }, pause(failures, LONGEST_PAUSE))
+}
+
+fn pause(failures: u32, longest: Duration) -> Duration {
+    FIRST_RETRY.saturating_mul(1 << (failures - 1).min(10)).min(longest)
 }
 
 /// From where on to ask after an answer, and whether the next answer comes by itself (held, or asked for at once on purpose).
@@ -142,11 +157,23 @@ pub async fn watch<Q: Query>(
         if let Event::Failed(error, _) = &event {
             watch.failed(&error.to_string(), delay);
         }
-        match on_event(event) {
-            Err(why) => watch.unusable(&why),
-            Ok(()) if next.failures == 0 => watch.succeeded(),
-            Ok(()) => {}
-        }
+        let is_value = matches!(event, Event::Value(..));
+        let (next, delay) = match on_event(event) {
+            Err(why) if is_value => {
+                watch.unusable(&why);
+                unusable(&state)
+            }
+            Err(why) => {
+                watch.unusable(&why);
+                (next, delay)
+            }
+            Ok(()) => {
+                if next.failures == 0 {
+                    watch.succeeded();
+                }
+                (next, delay)
+            }
+        };
         state = next;
         match state.at {
             At::Now => tokio::select! {
@@ -196,7 +223,8 @@ mod tests {
         ] {
             let (state, event, delay) = step(&at(asked.clone()), INDEX, value(answered), SLOW, 0.0);
             assert_eq!(state.at, next, "{asked:?}, then {answered}");
-            assert!(matches!(event, Event::Value(..)) && delay == Duration::ZERO);
+            let back = next == At::Now;
+            assert!(if back { event == Event::Doubtful } else { matches!(event, Event::Value(..)) } && delay == Duration::ZERO);
         }
     }
 

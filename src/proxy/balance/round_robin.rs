@@ -27,6 +27,11 @@ impl RoundRobin {
         Self { turns: schedule(weights), taken }
     }
 
+    /// Whether there is nothing to choose from.
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
     /// The choice whose turn it is; `None` when there is nothing to choose from. Constant time.
     pub fn pick(&self) -> Option<usize> {
         let turn = self.taken.fetch_add(1, Ordering::Relaxed);

@@ -55,8 +55,9 @@ use crate::{
 /// The pause between answers that should have been held, but carried no index.
 const POLL: Duration = Duration::from_secs(10);
 
-/// Failures in a row after which something that was never read is given up on for the time being.
-const GIVE_UP_AFTER: u32 = 3;
+/// Failures in a row after which something that was never read is given up on for the time being: 12 s of pauses on average,
+/// longer than an election of Consul's servers takes.
+const GIVE_UP_AFTER: u32 = 6;
 
 /// Why the source cannot go on.
 #[derive(Debug, thiserror::Error)]

@@ -26,7 +26,7 @@ const LONGEST_PAUSE_REFUSED: Duration = Duration::from_secs(5);
 /// What one answer costs of the budget below: one question a second in the long run.
 const COST: Duration = Duration::from_secs(1);
 
-/// The most that a quiet time saves up: two answers in quick succession are free, as with Consul's own watches.
+/// The most that quiet times and pauses save up: two answers in quick succession are free, as with Consul's own watches.
 const BUDGET: Duration = Duration::from_secs(2);
 
 /// Where a watch stands between two questions.
@@ -43,6 +43,13 @@ pub struct State {
 impl Default for State {
     fn default() -> Self {
         Self { at: At::Now, failures: 0, budget: BUDGET }
+    }
+}
+
+impl State {
+    /// The budget after that much time.
+    fn save(&self, time: Duration) -> Duration {
+        self.budget.saturating_add(time).min(BUDGET)
     }
 }
 
@@ -84,10 +91,9 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
         Ok(Answer { meta, value }) => {
             let back = matches!((&state.at, meta.index), (At::Index(asked), Some(index)) if index < *asked);
             let (at, held) = position(&state.at, pace.blocking, &meta, value.is_none());
-            let saved = state.budget.saturating_add(took).min(BUDGET);
-            let spaced = COST.saturating_sub(saved);
+            let spaced = COST.saturating_sub(state.save(took));
             let delay = if held { spaced } else { spaced.max(pace.poll.mul_f64(1.0 + jitter / 2.0)) };
-            let next = State { at, failures: 0, budget: saved.saturating_sub(COST) };
+            let next = State { at, failures: 0, budget: state.save(took + delay).saturating_sub(COST) };
             let event = if back { Event::Doubtful } else { value.map_or(Event::Absent, |value| Event::Value(value, meta)) };
             (next, event, delay)
         }
@@ -98,13 +104,13 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
                 Error::Status { status: 403, .. } => LONGEST_PAUSE_FORBIDDEN,
                 _ => LONGEST_PAUSE,
             };
-            let pause = pause(failures, longest);
+            let delay = pause(failures, longest).mul_f64(0.5 + jitter / 2.0);
             let at = match error {
                 Error::Status { status: 429, .. } => state.at.clone(),
                 _ => At::Now,
             };
-            let next = State { at, failures, budget: state.budget };
-            (next, Event::Failed(error, failures), pause.mul_f64(0.5 + jitter / 2.0))
+            let next = State { at, failures, budget: state.save(took + delay) };
+            (next, Event::Failed(error, failures), delay)
         }
     }
 }
@@ -299,6 +305,9 @@ mod tests {
         assert_eq!(delays, [0, 0, 1, 1]);
         assert_eq!(answer(Duration::from_millis(400)), Duration::from_millis(600));
         assert_eq!((answer(SLOW), answer(Duration::ZERO)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(answer(Duration::ZERO), COST);
+        let (rested, _, pause) = step(&state, INDEX, status(500), SLOW, 0.0);
+        assert!(pause > Duration::ZERO && step(&rested, INDEX, value(7), Duration::ZERO, 0.0).2 == Duration::ZERO);
     }
 
     proptest! {

@@ -31,9 +31,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, AdminState},
-    cli::{Command, ConnectOptions, ProcessOptions},
+    cli::{Command, ConnectOptions, DevOptions, ProcessOptions},
+    config::mesh_file::MeshFile,
     control::{
         consul::{self, Client},
+        embedded::Mesh,
         reconciler,
         watches::Watches,
     },
@@ -45,6 +47,9 @@ use crate::{
     snapshot::{self, Subscriber},
     telemetry::{Telemetry, log::LogHandle},
 };
+
+/// How long the last lines of the access log may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How a command that was understood can fail.
 #[derive(Debug, thiserror::Error)]
@@ -64,22 +69,38 @@ pub enum Failure {
 pub fn run(command: Command, log: LogHandle) -> Result<(), Failure> {
     match command {
         Command::Connect(options) => connect(*options, log),
-        Command::Dev(_) => Ok(()),
+        Command::Dev(options) => dev(options, log),
     }
 }
 
 /// `aralez connect`: the sidecar of one service.
 fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
-    let ConnectOptions { selector, agent, process, notes, .. } = options;
+    let ConnectOptions { selector, agent, default_policy, ready, process, notes } = options;
     for note in notes {
         tracing::warn!("{note}");
     }
     let client = Client::new(agent).map_err(|problem| Failure::Configuration(problem.into()))?;
     let watches = Arc::new(Watches::default());
     let known = watches.clone();
-    let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
-    serve(&process, options.ready, log, shown, move |feed, stop| async move {
-        consul::run(client, selector, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
+    let telemetry = Arc::new(Telemetry::start()?);
+    let timed = watches.clone();
+    telemetry
+        .metrics
+        .consul_last_success_from(move || timed.snapshot().into_iter().filter_map(|w| Some((w.name, w.last_success?))).collect());
+    let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
+    serve(&process, ready, telemetry, log, shown, move |feed, stop| async move {
+        consul::run(client, selector, default_policy, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
+    })
+}
+
+/// `aralez dev`: a whole mesh in this process, on the embedded catalog.
+fn dev(options: DevOptions, log: LogHandle) -> Result<(), Failure> {
+    let file = MeshFile::load(options.mesh.as_deref()).map_err(Failure::Configuration)?;
+    let telemetry = Arc::new(Telemetry::start()?);
+    serve(&options.process, None, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, stop| async move {
+        let mesh = Mesh::prepare(file)?;
+        println!("{}", mesh.plan());
+        Ok(mesh.run(feed, stop).await?)
     })
 }
 
@@ -87,12 +108,18 @@ fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
 type ShowWatches = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
-fn serve<S, F>(process: &ProcessOptions, ready: Option<SocketAddr>, log: LogHandle, watches: ShowWatches, source: S) -> Result<(), Failure>
+fn serve<S, F>(
+    process: &ProcessOptions,
+    ready: Option<SocketAddr>,
+    telemetry: Arc<Telemetry>,
+    log: LogHandle,
+    watches: ShowWatches,
+    source: S,
+) -> Result<(), Failure>
 where
     S: FnOnce(reconciler::Feed, CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
-    let telemetry = Arc::new(Telemetry::start()?);
     let mut data = Data::build(process.threads.get(), telemetry.clone())?;
     let control = Builder::new_current_thread().enable_all().build().context("cannot start the control runtime")?;
     let outcome = control.block_on(async {
@@ -103,7 +130,7 @@ where
         let bindings = data.bindings.clone();
         let state = AdminState {
             snapshots: subscriber.clone(),
-            telemetry,
+            telemetry: telemetry.clone(),
             log,
             watches,
             pending: Arc::new(move || bindings.pending()),
@@ -114,6 +141,7 @@ where
             }),
         };
         start_admin(process.admin, ready, state, &end.stop)?;
+        tokio::spawn(count_reloads(subscriber.clone(), telemetry.clone()));
         tokio::spawn(reconciler.run(publisher, end.stop.clone()));
         let mut source = std::pin::pin!(source(feed, end.stop.clone()));
         let mut serving = std::pin::pin!(data.serve(subscriber, end.drain.clone(), process.grace));
@@ -127,7 +155,15 @@ where
         outcome
     });
     data.close();
+    telemetry.access.flush(LAST_LINES);
     outcome
+}
+
+/// Notes each new snapshot, and whether all of it was usable.
+async fn count_reloads(mut snapshots: Subscriber, telemetry: Arc<Telemetry>) {
+    while let Some(snapshot) = snapshots.next().await {
+        telemetry.metrics.config_reloaded(snapshot.problems.is_empty());
+    }
 }
 
 /// Starts the admin listeners that are wanted.

@@ -13,7 +13,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslMethod, SslVerifyMode};
+use openssl::ssl::{AlpnError, Ssl, SslAcceptor, SslConnector, SslMethod, SslVerifyMode, select_next_proto};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder, X509Ref};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -184,12 +184,12 @@ pub fn uris(certificate: &X509Ref) -> Vec<String> {
     names.iter().flatten().filter_map(|name| name.uri().map(str::to_owned)).collect()
 }
 
-/// An mTLS server that presents any certificate, accepts any client, and counts the plaintext it receives. It answers nothing.
+/// An mTLS server that presents any certificate, accepts any client and its protocol (ALPN), and keeps the plaintext it
+/// receives. It answers nothing.
 #[derive(Debug)]
 pub struct RogueServer {
-    address: Address,
-    handshakes: Arc<AtomicU64>,
-    bytes: Arc<AtomicU64>,
+    finished: Arc<AtomicU64>,
+    received: Arc<Mutex<Vec<u8>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -203,47 +203,47 @@ impl RogueServer {
         builder.set_certificate(&identity.certificate)?;
         builder.set_private_key(&identity.key)?;
         builder.set_verify_callback(SslVerifyMode::PEER, |_, _| true);
+        builder.set_alpn_select_callback(|_, offered| select_next_proto(b"\x02h2\x08http/1.1", offered).ok_or(AlpnError::NOACK));
         let acceptor = builder.build();
         let listener = Listener::Tcp(tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await?);
-        let handshakes = Arc::new(AtomicU64::new(0));
-        let bytes = Arc::new(AtomicU64::new(0));
+        let finished = Arc::new(AtomicU64::new(0));
+        let received = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
-        let (count_handshakes, count_bytes) = (handshakes.clone(), bytes.clone());
+        let (count, sink) = (finished.clone(), received.clone());
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok(stream) = listener.accept().await {
                 let Ok(ssl) = Ssl::new(acceptor.context()) else { continue };
-                connections.spawn(swallow(ssl, stream, count_handshakes.clone(), count_bytes.clone()));
+                connections.spawn(swallow(ssl, stream, count.clone(), sink.clone()));
             }
         });
-        Ok(Self { address: Address::port(port), handshakes, bytes, _tasks: tasks })
+        Ok(Self { finished, received, _tasks: tasks })
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> &Address {
-        &self.address
+    /// TLS connections that have come and gone, whatever became of them. (Consul's TCP checks are none: they say no ClientHello.)
+    pub fn finished(&self) -> u64 {
+        self.finished.load(Ordering::Relaxed)
     }
 
-    /// Handshakes completed.
-    pub fn handshakes(&self) -> u64 {
-        self.handshakes.load(Ordering::Relaxed)
-    }
-
-    /// Plaintext bytes received.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+    /// Plaintext received, over all connections.
+    pub fn received(&self) -> Vec<u8> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-async fn swallow(ssl: Ssl, stream: Stream, handshakes: Arc<AtomicU64>, bytes: Arc<AtomicU64>) {
+async fn swallow(ssl: Ssl, stream: Stream, finished: Arc<AtomicU64>, received: Arc<Mutex<Vec<u8>>>) {
     let Ok(mut stream) = SslStream::new(ssl, stream) else { return };
-    if Pin::new(&mut stream).accept().await.is_err() {
-        return;
+    if Pin::new(&mut stream).accept().await.is_ok() {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+            received.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(buffer.get(..count).unwrap_or_default());
+        }
     }
-    handshakes.fetch_add(1, Ordering::Relaxed);
-    let mut buffer = [0; 4096];
-    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        bytes.fetch_add(count as u64, Ordering::Relaxed);
+    // The client's random number stays zero until a ClientHello has come.
+    let mut random = [0; 32];
+    stream.ssl().client_random(&mut random);
+    if random != [0; 32] {
+        finished.fetch_add(1, Ordering::Relaxed);
     }
 }
 

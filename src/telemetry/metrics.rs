@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, MetricVec, MetricVecBuilder},
     proto::LabelPair,
 };
@@ -37,7 +37,7 @@ pub struct Metrics {
     families: Arc<Families>,
     leaf_expiry: Pulled,
     consul_last_success: Pulled,
-    reload_successful: IntGauge,
+    reload_successful: GaugeVec,
     reload_timestamp: GaugeVec,
     /// Access log lines that were dropped; counted by the access log itself.
     pub(super) access_log_dropped: IntCounter,
@@ -65,11 +65,14 @@ impl Metrics {
                 &registry,
                 Pulled::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent", "watch")?,
             )?,
+            // Vectors without labels show nothing before the first value; plain gauges would show a 0 that never was.
             reload_successful: registered(
                 &registry,
-                IntGauge::new("aralez_config_last_reload_successful", "1 if the last configuration was usable in every part, else 0")?,
+                GaugeVec::new(
+                    Opts::new("aralez_config_last_reload_successful", "1 if the last configuration was usable in every part, else 0"),
+                    &[],
+                )?,
             )?,
-            // A vector without labels shows nothing before the first value; a plain gauge would show a 0 that never was.
             reload_timestamp: registered(
                 &registry,
                 GaugeVec::new(Opts::new("aralez_config_last_reload_timestamp_seconds", "When a configuration last took effect"), &[])?,
@@ -112,7 +115,7 @@ impl Metrics {
 
     /// Notes that a configuration took effect just now, and whether every part of it was usable.
     pub fn config_reloaded(&self, successful: bool) {
-        self.reload_successful.set(i64::from(successful));
+        self.reload_successful.with_label_values::<&str>(&[]).set(f64::from(u8::from(successful)));
         self.reload_timestamp.with_label_values::<&str>(&[]).set(seconds(SystemTime::now()));
     }
 
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn what_was_never_set_is_not_shown_as_zero() {
         let metrics = Metrics::new().unwrap();
-        assert!(!metrics.encode().unwrap().contains("aralez_config_last_reload_timestamp_seconds "));
+        assert!(!metrics.encode().unwrap().contains("aralez_config_last_reload_"));
         metrics.config_reloaded(true);
         metrics.leaf_expiry_from(|| vec![("web-sidecar-proxy".to_owned(), 1_700_000_000)]);
         let text = metrics.encode().unwrap();

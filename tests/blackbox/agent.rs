@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use aralez_integration::wait::eventually;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::support::fake_agent::{Endpoint, FakeAgent, Fault, Instance, Sidecar, TRUST_DOMAIN, intention, upstream};
@@ -17,6 +19,24 @@ async fn get(agent: &FakeAgent, path: impl AsRef<str>) -> Response {
 
 async fn get_with(client: &Client, agent: &FakeAgent, path: &str) -> reqwest::Result<Response> {
     client.get(format!("http://{}{path}", agent.address())).send().await
+}
+
+/// Sends a call that the agent holds, and returns once it is held.
+async fn held(agent: &FakeAgent, endpoint: Endpoint, name: &str, path: impl AsRef<str>) -> JoinHandle<reqwest::Result<Response>> {
+    let before = agent.held(endpoint, name);
+    let url = format!("http://{}{}", agent.address(), path.as_ref());
+    let call = tokio::spawn(async move { Client::new().get(url).send().await });
+    let arrived = eventually("a held call", SOON, async || {
+        anyhow::ensure!(agent.held(endpoint, name) > before);
+        Ok(())
+    });
+    arrived.await.unwrap();
+    call
+}
+
+/// The answer to a call that was held.
+async fn answer(call: JoinHandle<reqwest::Result<Response>>) -> Response {
+    timeout(SOON, call).await.unwrap().unwrap().unwrap()
 }
 
 fn index(response: &Response) -> u64 {
@@ -45,11 +65,9 @@ async fn a_registration_blocks_by_hash_until_it_changes() {
     assert_eq!(first["ContentHash"], hash);
     assert_eq!(first["Proxy"]["Upstreams"][0]["DestinationName"], "api");
 
-    let blocked = get(&agent, format!("{path}?hash={hash}&wait=1m"));
-    tokio::pin!(blocked);
-    assert!(timeout(BRIEF, &mut blocked).await.is_err(), "answered without a change");
+    let call = held(&agent, Endpoint::Registration, "web-1-sidecar-proxy", format!("{path}?hash={hash}&wait=1m")).await;
     agent.edit_registration("web-1-sidecar-proxy", |service| service["Port"] = json!(7));
-    let second: Value = timeout(SOON, blocked).await.unwrap().json().await.unwrap();
+    let second: Value = answer(call).await.json().await.unwrap();
     assert_eq!(second["Port"], 7);
     assert_ne!(second["ContentHash"], hash);
 
@@ -70,13 +88,11 @@ async fn an_index_blocks_until_a_change_or_the_end_of_the_wait() {
     assert!(began.elapsed() >= Duration::from_millis(100));
     assert_eq!(index(&unchanged), at);
 
-    let blocked = get(&agent, format!("{path}?index={at}&wait=1m"));
-    tokio::pin!(blocked);
-    assert!(timeout(BRIEF, &mut blocked).await.is_err(), "answered without a change");
+    let call = held(&agent, Endpoint::Health, "api", format!("{path}?index={at}&wait=1m")).await;
     agent.set_instances("other", vec![]);
-    assert!(timeout(BRIEF, &mut blocked).await.is_err(), "woken by another service");
+    assert_eq!(agent.held(Endpoint::Health, "api"), 1, "woken by another service");
     agent.set_instances("api", vec![Instance::new("api-1", 21002)]);
-    let second = timeout(SOON, blocked).await.unwrap();
+    let second = answer(call).await;
     assert_eq!(index(&second), at + 1);
     let second: Value = second.json().await.unwrap();
     assert_eq!(second[0]["Service"]["Port"], 21002);
@@ -88,15 +104,13 @@ async fn a_rewound_index_answers_low_and_then_hides_changes_from_the_old_index()
     let agent = FakeAgent::start().await;
     let path = "/v1/connect/intentions/match?by=destination&name=api";
     let at = index(&get(&agent, path).await);
-    let blocked = get(&agent, format!("{path}&index={at}"));
-    tokio::pin!(blocked);
-    assert!(timeout(BRIEF, &mut blocked).await.is_err());
+    let call = held(&agent, Endpoint::Intentions, "api", format!("{path}&index={at}")).await;
     agent.rewind(Endpoint::Intentions, "api");
-    assert_eq!(index(&timeout(SOON, blocked).await.unwrap()), 2);
+    assert_eq!(index(&answer(call).await), 2);
 
     agent.set_intentions("api", vec![intention("web", "api", "allow")]);
-    let stuck = get(&agent, format!("{path}&index={at}"));
-    assert!(timeout(BRIEF, stuck).await.is_err(), "an index from before the rewind must block");
+    // An index from before the rewind is held, although there is news.
+    held(&agent, Endpoint::Intentions, "api", format!("{path}&index={at}")).await.abort();
     let seen: Value = get(&agent, format!("{path}&index=2")).await.json().await.unwrap();
     assert_eq!(seen["api"][0]["SourceName"], "web");
 }
@@ -154,11 +168,9 @@ async fn an_absent_mesh_entry_is_404_with_an_index_that_can_be_waited_on() {
     let path = "/v1/config/mesh/mesh";
     let absent = get(&agent, path).await;
     assert_eq!(absent.status(), StatusCode::NOT_FOUND);
-    let blocked = get(&agent, format!("{path}?index={}", index(&absent)));
-    tokio::pin!(blocked);
-    assert!(timeout(BRIEF, &mut blocked).await.is_err());
+    let call = held(&agent, Endpoint::Mesh, "", format!("{path}?index={}", index(&absent))).await;
     agent.set_mesh(Some(json!({"Kind": "mesh"})));
-    assert_eq!(timeout(SOON, blocked).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(answer(call).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -260,26 +272,27 @@ async fn each_fault_shows_on_the_wire_and_ends_when_healed() {
 #[tokio::test]
 async fn a_hanging_call_is_reset_when_the_fault_ends() {
     let agent = FakeAgent::start().await;
-    let path = "/v1/agent/connect/ca/roots";
     agent.fail(Endpoint::Roots, Fault::Hang);
-    let client = Client::new();
-    let hanging = get_with(&client, &agent, path);
-    tokio::pin!(hanging);
-    assert!(timeout(BRIEF, &mut hanging).await.is_err());
-    assert_eq!(agent.connections(), 1);
+    let url = format!("http://{}/v1/agent/connect/ca/roots", agent.address());
+    let call = tokio::spawn(async move { Client::new().get(url).send().await });
+    let hanging = eventually("a call to meet the fault", SOON, async || {
+        anyhow::ensure!(agent.met(Endpoint::Roots) == 1 && agent.connections() == 1);
+        Ok(())
+    });
+    hanging.await.unwrap();
     agent.heal(Endpoint::Roots);
-    assert!(timeout(SOON, hanging).await.unwrap().is_err());
+    assert!(timeout(SOON, call).await.unwrap().unwrap().is_err());
 }
 
 #[tokio::test]
 async fn a_fault_reaches_a_call_that_blocks_already() {
     let agent = FakeAgent::start().await;
     let at = index(&get(&agent, "/v1/agent/connect/ca/roots").await);
-    let blocked = get(&agent, format!("/v1/agent/connect/ca/roots?index={at}"));
-    tokio::pin!(blocked);
-    assert!(timeout(BRIEF, &mut blocked).await.is_err());
+    let call = held(&agent, Endpoint::Roots, "", format!("/v1/agent/connect/ca/roots?index={at}")).await;
     agent.fail(Endpoint::Roots, Fault::Status(500));
-    assert_eq!(timeout(SOON, blocked).await.unwrap().status().as_u16(), 500);
+    assert_eq!(agent.met(Endpoint::Roots), 0);
+    assert_eq!(answer(call).await.status().as_u16(), 500);
+    assert_eq!(agent.met(Endpoint::Roots), 1);
 }
 
 #[tokio::test]
@@ -287,15 +300,9 @@ async fn a_killed_agent_refuses_and_a_revived_one_has_its_data() {
     let mut agent = FakeAgent::start().await;
     agent.register(&web());
     let at = index(&get(&agent, "/v1/agent/connect/ca/roots").await);
-    let client = Client::new();
-    let path = format!("/v1/agent/connect/ca/roots?index={at}");
-    let url = format!("http://{}{path}", agent.address());
-    let blocked = tokio::spawn(async move { client.get(url).send().await });
-    while agent.calls_of(Endpoint::Roots).len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    let call = held(&agent, Endpoint::Roots, "", format!("/v1/agent/connect/ca/roots?index={at}")).await;
     agent.kill().await;
-    assert!(timeout(SOON, blocked).await.unwrap().unwrap().is_err());
+    assert!(timeout(SOON, call).await.unwrap().unwrap().is_err());
     assert!(get_with(&Client::new(), &agent, "/v1/agent/services").await.is_err());
     agent.revive().await;
     let services: Value = get(&agent, "/v1/agent/services").await.json().await.unwrap();

@@ -41,7 +41,7 @@ impl Waiting {
 
 /// `/ready` names the part whose endpoint fails with `fault`, and only that one of the seven.
 async fn names_the_missing(endpoint: Endpoint, word: &str, fault: Fault) {
-    const ALL: [&str; 7] = ["registration", "leaf", "roots", "intentions", "default", "mesh", "upstream"];
+    const ALL: [&str; 7] = ["registration", ": leaf", "roots", ": intentions", "default intention policy", "mesh entry", "upstream api"];
     let waiting = Waiting::new().await;
     waiting.agent.fail(endpoint, fault);
     let mut web = Launch::sidecar_for(&waiting.agent, "web-1").spawn();
@@ -72,13 +72,19 @@ macro_rules! each_part {
 
 each_part! {
     a_missing_registration_is_named: Registration "registration",
-    a_missing_leaf_is_named: Leaf "leaf",
+    a_missing_leaf_is_named: Leaf ": leaf",
     missing_roots_are_named: Roots "roots",
-    missing_intentions_are_named: Intentions "intentions",
-    a_missing_default_policy_is_named: Authorize "default",
-    a_missing_mesh_entry_is_named: Mesh "mesh",
-    a_missing_chain_is_named: Chain "upstream",
-    missing_endpoints_are_named: Health "upstream",
+    missing_intentions_are_named: Intentions ": intentions",
+    a_missing_default_policy_is_named: Authorize "default intention policy",
+    a_missing_mesh_entry_is_named: Mesh "mesh entry",
+    a_missing_chain_is_named: Chain "upstream api",
+}
+
+// An upstream whose instances cannot be read is a problem of that upstream: it serves nothing and holds nothing back. One whose
+// instances have not been told yet is awaited.
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_were_not_told_yet_are_named() {
+    names_the_missing(Endpoint::Health, "upstream api", Fault::Hang).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

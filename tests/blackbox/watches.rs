@@ -164,6 +164,7 @@ async fn a_dead_agent_costs_no_request_and_its_return_is_noticed() {
 async fn a_changed_default_policy_is_learnt_when_the_agent_comes_back() {
     let mut mesh = Mesh::start("http").await;
     mesh.agent.kill().await;
+    mesh.api.logged("Connection refused", RECOVERY).await;
     mesh.agent.set_default_policy("deny", None);
     mesh.agent.revive().await;
     let learnt = eventually("403 by the new default", RECOVERY * 2, async || {

@@ -5,12 +5,13 @@
 use anyhow::ensure;
 use aralez_integration::apps::{self, App};
 use aralez_integration::certs::{self, Ca, Identity, Leaf, RogueServer};
-use aralez_integration::clients;
+use aralez_integration::clients::{self, HttpClient};
 use aralez_integration::consul::Agent;
 use aralez_integration::net::Address;
 use aralez_integration::registration::{Service, Upstream};
 use aralez_integration::sidecar::Sidecar;
 use aralez_integration::wait::eventually;
+use tokio::io::AsyncWriteExt;
 
 use crate::scene::{PATIENCE, SOON, caller, tcp_refused};
 
@@ -138,29 +139,71 @@ async fn impostor(protocol: &str, identity: &str) -> (Agent, RogueServer, Addres
     (agent, server, web.upstreams[0].address(), sidecar)
 }
 
+/// The sidecar has spoken TLS to it, and has left.
+async fn turned_down(server: &RogueServer) {
+    eventually("the end of a TLS connection", PATIENCE, async || {
+        ensure!(server.finished() > 0, "none has ended");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_to_another_service_http() {
     let (_agent, server, upstream, _sidecar) = impostor("http", "other").await;
     let answer = clients::post(&upstream, "/", "secret").await.unwrap();
     assert!(answer.status.is_server_error(), "{}", answer.status);
-    assert_eq!(server.bytes(), 0);
+    turned_down(&server).await;
+    assert_eq!(server.received(), b"");
+}
+
+/// HTTP/2 has an opening of its own (RFC 9113 §3.4), which may leave, and the connection may stay; a request may not leave.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_sent_to_another_service_http2() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const FRAME_HEADER: usize = 9;
+    let (_agent, server, upstream, _sidecar) = impostor("http2", "other").await;
+    let mut client = HttpClient::http2(&upstream).await.unwrap();
+    for _ in 0..3 {
+        let answer = client.post("/", "secret").await.unwrap();
+        assert!(answer.status.is_server_error(), "{}", answer.status);
+    }
+
+    let received = eventually("the opening", PATIENCE, async || {
+        let received = server.received();
+        ensure!(received.len() > PREFACE.len(), "{received:?}");
+        Ok(received)
+    })
+    .await
+    .unwrap();
+    let mut rest = &received[..];
+    while !rest.is_empty() {
+        // One opening for each connection.
+        rest = rest.strip_prefix(PREFACE).unwrap_or(rest);
+        let (header, frames) = rest.split_first_chunk::<FRAME_HEADER>().unwrap();
+        assert_eq!(header[5..], [0; 4], "a frame of a stream, not of the connection: {received:?}");
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        rest = &frames[length as usize..];
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_sent_to_another_service_tcp() {
     let (_agent, server, upstream, _sidecar) = impostor("tcp", "other").await;
     tcp_refused(&upstream).await.unwrap();
-    assert_eq!(server.bytes(), 0);
+    turned_down(&server).await;
+    assert_eq!(server.received(), b"");
 }
 
-/// The counter-check of the two above: under its own name the same server does receive.
+/// The counter-check of the three above: under its own name the same server does receive.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_expected_service_is_sent_to() {
     let (_agent, server, upstream, _sidecar) = impostor("tcp", "db").await;
     let mut stream = upstream.connect().await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, b"secret").await.unwrap();
-    eventually("six bytes", PATIENCE, async || {
-        ensure!(server.bytes() == 6, "{}", server.bytes());
+    stream.write_all(b"secret").await.unwrap();
+    eventually("what was sent", PATIENCE, async || {
+        ensure!(server.received() == b"secret", "{:?}", server.received());
         Ok(())
     })
     .await

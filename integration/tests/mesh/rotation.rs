@@ -49,8 +49,8 @@ async fn leaf_and_root_rotate_under_load() {
         for service in [&http.web, &http.db, &tcp.web, &tcp.db] {
             eventually("a leaf of the new root", PATIENCE, async || leaf_is_of(&ca, &service.public()).await).await.unwrap();
         }
-        requests.progress(LEAST / 2, PATIENCE).await.unwrap();
-        handshakes.progress(LEAST / 2, 2 * PATIENCE).await.unwrap();
+        requests.progress(LEAST / 2, 4 * PATIENCE).await.unwrap();
+        handshakes.progress(LEAST / 2, 8 * PATIENCE).await.unwrap();
     }
 
     requests.stop().await.unwrap().flawless(LEAST).unwrap();

@@ -63,21 +63,26 @@ impl Query for Probe<'_> {
 }
 
 /// Keeps the default policy fresh. A probe that fails changes nothing; only when the first answer is a refusal (a token
-/// without the right), the policy is said to be unknown.
+/// without the right), the policy is said to be unknown; what was configured for that case then holds.
 pub(super) async fn run(context: &Context, service: &ServiceName, datacenter: &str) {
     let state = context.watches.register("default intention policy");
     // Any trust domain will do: the agent looks at the rest only.
     let Ok(trust_domain) = TrustDomain::parse("probe.consul") else { return };
     let probe = Probe { service: &service.name, datacenter, trust_domain };
     let mut known = false;
+    let tell = |policy: DefaultPolicy| {
+        let unknown = policy == DefaultPolicy::Unknown;
+        let policy = context.fallback.filter(|_| unknown).unwrap_or(policy);
+        context.feed.send(Change::DefaultPolicy(policy));
+    };
     watch(&context.client, &probe, POLL, &state, |event| {
         match event {
             Event::Value(answer, meta) => {
                 known = true;
-                context.feed.send(Change::DefaultPolicy(decode(&answer, &meta)));
+                tell(decode(&answer, &meta));
             }
             Event::Failed(Error::Status { status: 400..=499, .. }, _) if !known => {
-                context.feed.send(Change::DefaultPolicy(DefaultPolicy::Unknown));
+                tell(DefaultPolicy::Unknown);
             }
             Event::Failed(..) | Event::Absent | Event::Doubtful => {}
         }

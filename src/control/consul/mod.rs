@@ -48,6 +48,7 @@ use crate::{
     config::agent::ProxySelector,
     model::{
         identity::ServiceName,
+        intention::DefaultPolicy,
         registration::{Chain, Registration, UpstreamKey},
     },
 };
@@ -88,6 +89,8 @@ struct Context {
     watches: Arc<Watches>,
     names: Arc<Names>,
     found: mpsc::UnboundedSender<Found>,
+    /// What holds for callers that no intention names while the agent cannot tell.
+    fallback: Option<DefaultPolicy>,
 }
 
 impl Context {
@@ -97,13 +100,15 @@ impl Context {
     }
 }
 
-/// Keeps everything that the selected proxy needs fresh, and brings changes to `feed`, until `shutdown`.
+/// Keeps everything that the selected proxy needs fresh, and brings changes to `feed`, until `shutdown`. `fallback` is the default
+/// intention policy that holds while the agent cannot tell; without one it is unknown then, and denies.
 ///
 /// # Errors
 /// [`RunError`] when it is not clear which proxy is meant. A proxy that is not registered (yet) is waited for.
 pub async fn run(
     client: Client,
     selector: ProxySelector,
+    fallback: Option<DefaultPolicy>,
     feed: Feed,
     watches: Arc<Watches>,
     shutdown: CancellationToken,
@@ -123,7 +128,7 @@ pub async fn run(
     feed.sidecar(id.clone()).send(Change::RegistrationGone);
     info!(proxy = %id, "working for this proxy");
     let (found, reports) = mpsc::unbounded_channel();
-    let context = Context { client, feed: feed.sidecar(id.clone()), watches, names: Arc::new(Names::new()), found };
+    let context = Context { client, feed: feed.sidecar(id.clone()), watches, names: Arc::new(Names::new()), found, fallback };
     Supervisor::new(context, id, reports).run(shutdown).await;
     Ok(())
 }

@@ -90,7 +90,7 @@ impl Bench {
         tokio::spawn(reconciler.run(publisher, shutdown.clone()));
         let client = Client::new(config(&agent.address)).unwrap();
         let selector = ProxySelector::SidecarFor("WEB-1".to_owned());
-        let source = tokio::spawn(run(client, selector, feed, watches.clone(), shutdown.clone()));
+        let source = tokio::spawn(run(client, selector, None, feed, watches.clone(), shutdown.clone()));
         Self { world, agent, snapshots, watches, shutdown, source }
     }
 

@@ -57,6 +57,10 @@ struct Data {
     catalog: Catalog,
     positions: Positions,
     faults: HashMap<Endpoint, Fault>,
+    /// How many calls have met the present fault of an endpoint.
+    met: HashMap<Endpoint, usize>,
+    /// How many calls are held now.
+    held: HashMap<Topic, usize>,
 }
 
 // === impl FakeAgent ===
@@ -67,7 +71,13 @@ impl FakeAgent {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            data: Mutex::new(Data { catalog: Catalog::new(), positions: Positions::default(), faults: HashMap::new() }),
+            data: Mutex::new(Data {
+                catalog: Catalog::new(),
+                positions: Positions::default(),
+                faults: HashMap::new(),
+                met: HashMap::new(),
+                held: HashMap::new(),
+            }),
             calls: Mutex::default(),
             changes: watch::Sender::new(0),
             down: watch::Sender::new(false),
@@ -228,8 +238,17 @@ impl FakeAgent {
 
     /// Lets `endpoint` misbehave until [`FakeAgent::heal`].
     pub fn fail(&self, endpoint: Endpoint, fault: Fault) {
-        self.shared.data.lock().unwrap().faults.insert(endpoint, fault);
+        {
+            let mut data = self.shared.data.lock().unwrap();
+            data.faults.insert(endpoint, fault);
+            data.met.remove(&endpoint);
+        }
         self.shared.wake();
+    }
+
+    /// How many calls of `endpoint` have met the fault it has now.
+    pub fn met(&self, endpoint: Endpoint) -> usize {
+        self.shared.data.lock().unwrap().met.get(&endpoint).copied().unwrap_or(0)
     }
 
     /// Ends the fault of `endpoint`.
@@ -238,7 +257,13 @@ impl FakeAgent {
         self.shared.wake();
     }
 
-    /// Sets the index of one topic back to 2; blocked calls answer at once.
+    /// How many calls for `name` are held now, until something changes.
+    pub fn held(&self, endpoint: Endpoint, name: &str) -> usize {
+        self.shared.data.lock().unwrap().held.get(&Topic::new(endpoint, name)).copied().unwrap_or(0)
+    }
+
+    /// Sets the index of one topic back to 2; held calls answer at once. A call that arrives later with an index from before is
+    /// held until it has waited, as by Consul.
     pub fn rewind(&self, endpoint: Endpoint, name: &str) {
         self.shared.data.lock().unwrap().positions.rewind(&Topic::new(endpoint, name));
         self.shared.wake();
@@ -286,6 +311,18 @@ impl Shared {
 
     fn fault(&self, endpoint: Endpoint) -> Option<Fault> {
         self.data.lock().unwrap().faults.get(&endpoint).copied()
+    }
+
+    fn hold(&self, topic: &Topic) {
+        *self.data.lock().unwrap().held.entry(topic.clone()).or_default() += 1;
+    }
+
+    fn release(&self, topic: &Topic) {
+        *self.data.lock().unwrap().held.entry(topic.clone()).or_default() -= 1;
+    }
+
+    fn meets_fault(&self, endpoint: Endpoint) {
+        *self.data.lock().unwrap().met.entry(endpoint).or_default() += 1;
     }
 
     fn position(&self, topic: &Topic) -> Position {

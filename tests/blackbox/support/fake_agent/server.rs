@@ -109,19 +109,25 @@ async fn reply(shared: &Shared, call: &Call, topic: &Topic, body: &Value) -> Opt
         changes.borrow_and_update();
         let fault = shared.fault(topic.endpoint);
         match fault {
-            Some(Fault::Reset) => return None,
+            Some(Fault::Reset) => {
+                shared.meets_fault(topic.endpoint);
+                return None;
+            }
             Some(Fault::Hang) => {
+                shared.meets_fault(topic.endpoint);
                 while shared.fault(topic.endpoint) == Some(Fault::Hang) {
                     changes.changed().await.ok()?;
                 }
                 return None;
             }
             Some(Fault::Slow(by)) if !slowed => {
+                shared.meets_fault(topic.endpoint);
                 sleep(by).await;
                 slowed = true;
                 continue;
             }
             Some(Fault::Status(status)) => {
+                shared.meets_fault(topic.endpoint);
                 return Some(plain(status, "a fault of the fake agent", Some(1)));
             }
             Some(Fault::Churn) => shared.data.lock().unwrap().positions.advance(topic),
@@ -135,20 +141,42 @@ async fn reply(shared: &Shared, call: &Call, topic: &Topic, body: &Value) -> Opt
         let same = match topic.endpoint {
             Endpoint::Registration => hash.is_some() && hash == call.query.get("hash").cloned(),
             Endpoint::Services | Endpoint::Authorize => false,
-            _ => {
-                let reached = if fault == Some(Fault::IndexZero) { 0 } else { position.index };
-                call.index().is_some_and(|index| index > 0 && reached <= index)
-            }
+            // The index it was given is the only one that an agent at zero holds a call for: 1 in its place.
+            _ if fault == Some(Fault::IndexZero) => call.index() == Some(1),
+            _ => call.index().is_some_and(|index| index > 0 && position.index <= index),
         };
         let spoils_body = matches!(fault, Some(Fault::Garbage | Fault::Html | Fault::Truncated | Fault::WrongTypes | Fault::Endless));
         let blocked = same && position.version == began && Instant::now() < deadline && !spoils_body && fault != Some(Fault::Churn);
         if !blocked {
+            if fault.is_some() {
+                shared.meets_fault(topic.endpoint);
+            }
             return Some(render(shared, topic, body, fault, position, hash));
         }
+        let _held = Held::new(shared, topic);
         tokio::select! {
             changed = changes.changed() => changed.ok()?,
             () = sleep_until(deadline) => {}
         }
+    }
+}
+
+/// Counts a held call, for as long as its future lives: a client may go away meanwhile.
+struct Held<'a> {
+    shared: &'a Shared,
+    topic: &'a Topic,
+}
+
+impl<'a> Held<'a> {
+    fn new(shared: &'a Shared, topic: &'a Topic) -> Held<'a> {
+        shared.hold(topic);
+        Held { shared, topic }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.shared.release(self.topic);
     }
 }
 

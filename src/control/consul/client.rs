@@ -7,24 +7,24 @@
 //! 6 + 2 for each target of its upstreams at most. What changes rarely is polled instead ([`super::mesh`],
 //! [`super::default_policy`]). Over HTTPS all share one HTTP/2 connection.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use consul_api_types::{Blocking, Meta, Method, Query, Tenancy};
+use parking_lot::Mutex;
 use reqwest::{
     RequestBuilder, Response,
     header::{HeaderMap, HeaderValue},
     redirect,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
-use super::address::{self, ConfigProblem};
+use super::{
+    address::{self, ConfigProblem},
+    error::{BODY_LIMIT, Error, chain, excerpt, transport},
+};
 use crate::{config::agent::AgentConfig, model::secret::Secret};
 
 /// How long the agent may hold a query unless configured otherwise: Consul's own default.
@@ -36,11 +36,8 @@ const MARGIN: Duration = Duration::from_secs(15);
 /// How often the token file is looked at by a question that the agent refused.
 const TOKEN_LOOK: Duration = Duration::from_millis(500);
 
-/// The largest answer that is read.
-const BODY_LIMIT: usize = 64 << 20;
-
-/// How much of an error's text is kept, in characters.
-const TEXT_LIMIT: usize = 200;
+/// The shortest time between two returns of the agent.
+const BETWEEN_RECOVERIES: Duration = Duration::from_secs(5);
 
 /// From where on a query asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,42 +60,6 @@ pub struct Answer<T> {
     pub value: Option<T>,
 }
 
-/// Why there is no answer. None of its texts holds the token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// No connection.
-    #[error("cannot connect to the agent: {0}")]
-    Connect(String),
-    /// The agent is silent for longer than it may hold the query.
-    #[error("no answer within {} s", .0.as_secs())]
-    Timeout(Duration),
-    /// The connection broke.
-    #[error("the connection broke: {0}")]
-    Broken(String),
-    /// The agent refuses or fails.
-    #[error("the agent answered {status}: {text}")]
-    Status {
-        /// The HTTP status.
-        status: u16,
-        /// The beginning of its text.
-        text: String,
-    },
-    /// The answer is not what the query's answers look like.
-    #[error("the answer cannot be read: {0}")]
-    Decode(String),
-    /// The answer is larger than 64 MiB.
-    #[error("the answer is larger than {} MiB", BODY_LIMIT >> 20)]
-    TooLarge,
-    /// The token file cannot be read or holds what cannot be a token.
-    #[error("token file {path}: {why}")]
-    TokenFile {
-        /// The file.
-        path: String,
-        /// What is wrong.
-        why: String,
-    },
-}
-
 /// A client of one agent; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -114,8 +75,15 @@ struct Shared {
     auth: Option<Secret>,
     tenancy: Tenancy,
     wait: Duration,
-    lost: AtomicBool,
+    outage: Mutex<Outage>,
     recoveries: watch::Sender<u64>,
+}
+
+/// Whether the agent was silent since it was last told to be back, and when that was.
+#[derive(Debug, Default)]
+struct Outage {
+    lost: bool,
+    told: Option<Instant>,
 }
 
 impl Client {
@@ -147,7 +115,7 @@ impl Client {
             auth: config.auth,
             tenancy,
             wait: config.wait.unwrap_or(WAIT),
-            lost: AtomicBool::new(false),
+            outage: Mutex::default(),
             recoveries: watch::Sender::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -158,7 +126,7 @@ impl Client {
         &self.shared.tenancy
     }
 
-    /// Changes each time the agent answers again after nobody listened there: it may have been restarted.
+    /// Changes when the agent answers again after a silence or a broken connection: it may have been restarted.
     pub fn recoveries(&self) -> watch::Receiver<u64> {
         self.shared.recoveries.subscribe()
     }
@@ -181,11 +149,21 @@ impl Client {
     pub async fn send<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
         let answer = self.ask(query, at).await;
         match &answer {
-            Err(Error::Connect(_)) => self.shared.lost.store(true, Ordering::Relaxed),
-            Ok(_) if self.shared.lost.swap(false, Ordering::Relaxed) => self.shared.recoveries.send_modify(|count| *count += 1),
-            _ => {}
+            Err(Error::Connect(_) | Error::Broken(_) | Error::Timeout(_)) => self.shared.outage.lock().lost = true,
+            Ok(_) => self.recovered(),
+            Err(_) => {}
         }
         answer
+    }
+
+    /// Tells of the agent's return. Not twice in quick succession: if only some connections break, again and again, those
+    /// who are woken must not keep waking each other.
+    fn recovered(&self) {
+        let mut outage = self.shared.outage.lock();
+        if outage.lost && outage.told.is_none_or(|told| told.elapsed() >= BETWEEN_RECOVERIES) {
+            *outage = Outage { lost: false, told: Some(Instant::now()) };
+            self.shared.recoveries.send_modify(|count| *count += 1);
+        }
     }
 
     async fn ask<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
@@ -283,39 +261,11 @@ async fn body(mut response: Response, limit: Duration) -> Result<Vec<u8>, Error>
     Ok(body)
 }
 
-/// The beginning of an error's text, in one line and without the token.
-fn excerpt(body: &[u8], token: Option<&Secret>) -> String {
-    let text = String::from_utf8_lossy(body);
-    let text = match token.map(Secret::expose) {
-        Some(token) if !token.is_empty() => text.replace(token, "<redacted>"),
-        _ => text.into_owned(),
-    };
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(TEXT_LIMIT).collect()
-}
-
-fn transport(error: &reqwest::Error, limit: Duration) -> Error {
-    if error.is_connect() {
-        Error::Connect(chain(error))
-    } else if error.is_timeout() {
-        Error::Timeout(limit)
-    } else {
-        Error::Broken(chain(error))
-    }
-}
-
-/// An error with its causes, which hold the useful part; without the URL, which is long and known.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    if text.is_empty() { error.to_string() } else { text }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use consul_api_types::{AgentServiceById, Authorize, ConfigEntry, IntentionMatch, Mesh, Roots};
-    use parking_lot::Mutex;
     use tokio::sync::Notify;
 
     use super::{
@@ -377,7 +327,6 @@ mod tests {
         let (_agent, client) = answering(403, &[], "Permission denied:\n token s3cret lacks service:read").await;
         let error = client.send(&Roots, &At::Now).await.unwrap_err();
         assert_eq!(error.to_string(), "the agent answered 403: Permission denied: token <redacted> lacks service:read");
-        assert!(excerpt("x".repeat(999).as_bytes(), None).len() == TEXT_LIMIT);
         assert!(!format!("{client:?}").contains("s3cret"));
     }
 

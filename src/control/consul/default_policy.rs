@@ -2,7 +2,7 @@
 //!
 //! `POST /v1/agent/connect/authorize` needs only `service:write` on ourselves. The caller is in a random namespace: the
 //! Community Edition has no namespaces, so no intention matches it, not even `*`, and what answers is the default. It is
-//! asked again every few minutes, and at once when the agent answers again after it was away: a restarted agent may have
+//! asked again every 20 to 30 s, and at once when the agent answers again after a silence: a restarted agent may have
 //! another policy.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Context,
-    client::Error,
+    error::Error,
     watch::{Event, watch},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The shortest time between two probes.
-const POLL: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_secs(20);
 
 /// The question, with another caller each time.
 struct Probe<'a> {

@@ -7,8 +7,8 @@ use tokio::sync::watch as slot;
 
 use super::{
     Context,
-    client::Error,
     decode::endpoints as decode,
+    error::Error,
     names::follow,
     watch::{Event, watch},
 };

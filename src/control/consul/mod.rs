@@ -13,6 +13,7 @@ mod client;
 mod decode;
 mod default_policy;
 mod endpoints;
+mod error;
 mod intentions;
 mod leaf;
 mod mesh;
@@ -35,7 +36,8 @@ use tracing::info;
 
 pub use self::{
     address::ConfigProblem,
-    client::{Answer, At, Client, Error},
+    client::{Answer, At, Client},
+    error::Error,
 };
 use self::{names::Names, supervisor::Supervisor};
 use super::{
@@ -54,8 +56,9 @@ use crate::{
 /// The pause between answers that should have been held, but carried no index.
 const POLL: Duration = Duration::from_secs(10);
 
-/// Failures in a row after which something that was never read is given up on for the time being.
-const GIVE_UP_AFTER: u32 = 3;
+/// Failures in a row after which something that was never read is given up on for the time being: 12 s of pauses on average,
+/// longer than an election of Consul's servers takes.
+const GIVE_UP_AFTER: u32 = 6;
 
 /// Why the source cannot go on.
 #[derive(Debug, thiserror::Error)]

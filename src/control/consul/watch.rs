@@ -5,7 +5,10 @@ use std::time::Duration;
 use consul_api_types::{Blocking, Meta, Query};
 use tokio::time::{Instant, sleep};
 
-use super::client::{Answer, At, Client, Error};
+use super::{
+    client::{Answer, At, Client},
+    error::Error,
+};
 use crate::control::watches::Watch;
 
 /// The first failure is retried after half to all of this.
@@ -23,7 +26,7 @@ const LONGEST_PAUSE_REFUSED: Duration = Duration::from_secs(5);
 /// What one answer costs of the budget below: one question a second in the long run.
 const COST: Duration = Duration::from_secs(1);
 
-/// The most that a quiet time saves up: two answers in quick succession are free, as with Consul's own watches.
+/// The most that quiet times and pauses save up: two answers in quick succession are free, as with Consul's own watches.
 const BUDGET: Duration = Duration::from_secs(2);
 
 /// Where a watch stands between two questions.
@@ -31,6 +34,8 @@ const BUDGET: Duration = Duration::from_secs(2);
 pub struct State {
     /// From where on it asks next.
     pub at: At,
+    /// Where the last answer stood.
+    seen: At,
     /// Failures in a row.
     pub failures: u32,
     /// Time saved up for questions in quick succession.
@@ -39,7 +44,14 @@ pub struct State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { at: At::Now, failures: 0, budget: BUDGET }
+        Self { at: At::Now, seen: At::Now, failures: 0, budget: BUDGET }
+    }
+}
+
+impl State {
+    /// The budget after that much time.
+    fn save(&self, time: Duration) -> Duration {
+        self.budget.saturating_add(time).min(BUDGET)
     }
 }
 
@@ -75,16 +87,19 @@ pub struct Pace {
 /// - the index of an error means nothing. After an error the question starts afresh, since the server behind it may be
 ///   another one whose indexes are lower; only a 429 keeps its place, since a fresh question costs the server more;
 /// - an error is never a value: the caller keeps what it has. Pauses double from half a second on;
-/// - answers in quick succession are spaced to one a second, after two free ones.
+/// - answers in quick succession are spaced to one a second, after two free ones; after such a pause the question starts afresh:
+///   had the index gone back meanwhile, the agent would hold it until the wait is over, whatever changes.
 pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took: Duration, jitter: f64) -> (State, Event<T>, Duration) {
     match heard {
         Ok(Answer { meta, value }) => {
             let back = matches!((&state.at, meta.index), (At::Index(asked), Some(index)) if index < *asked);
-            let (at, held) = position(&state.at, pace.blocking, &meta, value.is_none());
-            let saved = state.budget.saturating_add(took).min(BUDGET);
-            let spaced = COST.saturating_sub(saved);
+            let (stands, held) = position(&state.at, pace.blocking, &meta, value.is_none());
+            // What was asked for afresh and is still the same costs nothing: now it can be held.
+            let cost = if held && state.at == At::Now && stands == state.seen { Duration::ZERO } else { COST };
+            let spaced = cost.saturating_sub(state.save(took));
             let delay = if held { spaced } else { spaced.max(pace.poll.mul_f64(1.0 + jitter / 2.0)) };
-            let next = State { at, failures: 0, budget: saved.saturating_sub(COST) };
+            let at = if delay.is_zero() { stands.clone() } else { At::Now };
+            let next = State { at, seen: stands, failures: 0, budget: state.save(took + delay).saturating_sub(cost) };
             let event = if back { Event::Doubtful } else { value.map_or(Event::Absent, |value| Event::Value(value, meta)) };
             (next, event, delay)
         }
@@ -95,13 +110,13 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
                 Error::Status { status: 403, .. } => LONGEST_PAUSE_FORBIDDEN,
                 _ => LONGEST_PAUSE,
             };
-            let pause = pause(failures, longest);
+            let delay = pause(failures, longest).mul_f64(0.5 + jitter / 2.0);
             let at = match error {
                 Error::Status { status: 429, .. } => state.at.clone(),
                 _ => At::Now,
             };
-            let next = State { at, failures, budget: state.budget };
-            (next, Event::Failed(error, failures), pause.mul_f64(0.5 + jitter / 2.0))
+            let next = State { at, seen: state.seen.clone(), failures, budget: state.save(took + delay) };
+            (next, Event::Failed(error, failures), delay)
         }
     }
 }
@@ -109,7 +124,7 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
 /// After a value that cannot be used: its index must not be waited on, since nobody would ask again when the truth comes back under it.
 fn unusable(state: &State) -> (State, Duration) {
     let failures = state.failures.saturating_add(1);
-    (State { at: At::Now, failures, budget: state.budget }, pause(failures, LONGEST_PAUSE))
+    (State { at: At::Now, seen: At::Now, failures, budget: state.budget }, pause(failures, LONGEST_PAUSE))
 }
 
 fn pause(failures: u32, longest: Duration) -> Duration {
@@ -197,7 +212,7 @@ mod tests {
     const POLL: Pace = Pace { blocking: Blocking::None, poll: Duration::from_secs(10) };
 
     fn at(at: At) -> State {
-        State { at, ..State::default() }
+        State { at: at.clone(), seen: at, ..State::default() }
     }
 
     fn value(index: u64) -> Result<Answer<()>, Error> {
@@ -286,16 +301,35 @@ mod tests {
 
     #[test]
     fn answers_in_quick_succession_are_spaced_and_a_quiet_time_makes_them_free_again() {
-        let mut state = State::default();
-        let mut answer = |took| {
-            let (next, _, delay) = step(&state, INDEX, value(7), took, 0.0);
+        let (mut state, mut index) = (State::default(), 7);
+        let mut news = |took| {
+            index += 1;
+            let (next, _, delay) = step(&state, INDEX, value(index), took, 0.0);
             state = next;
             delay
         };
-        let delays: Vec<_> = (0..4).map(|_| answer(Duration::ZERO).as_secs()).collect();
+        let delays: Vec<_> = (0..4).map(|_| news(Duration::ZERO).as_secs()).collect();
         assert_eq!(delays, [0, 0, 1, 1]);
-        assert_eq!(answer(Duration::from_millis(400)), Duration::from_millis(600));
-        assert_eq!((answer(SLOW), answer(Duration::ZERO)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(news(Duration::from_millis(400)), Duration::from_millis(600));
+        assert_eq!((news(SLOW), news(Duration::ZERO)), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(news(Duration::ZERO), COST);
+        let (rested, _, pause) = step(&state, INDEX, status(500), SLOW, 0.0);
+        assert!(pause > Duration::ZERO && step(&rested, INDEX, value(99), Duration::ZERO, 0.0).2 == Duration::ZERO);
+    }
+
+    #[test]
+    fn after_a_pause_for_spacing_the_question_starts_afresh_and_is_held_once_nothing_is_new() {
+        let spent = State { budget: Duration::ZERO, ..at(At::Index(7)) };
+        let (paused, _, delay) = step(&spent, INDEX, value(8), Duration::ZERO, 0.0);
+        assert_eq!((&paused.at, delay), (&At::Now, COST));
+        let (held, _, delay) = step(&paused, INDEX, value(8), Duration::ZERO, 0.0);
+        assert_eq!((held.at, delay), (At::Index(8), Duration::ZERO));
+        let (rewound, event, delay) = step(&paused, INDEX, value(3), Duration::ZERO, 0.0);
+        assert_eq!((&rewound.at, delay), (&At::Now, COST));
+        assert!(matches!(event, Event::Value(..)));
+        // An agent that never holds gets two questions a second, not thousands.
+        let (spun, _, delay) = step(&State { budget: Duration::ZERO, ..at(At::Index(8)) }, INDEX, value(8), Duration::ZERO, 0.0);
+        assert_eq!((spun.at, delay), (At::Now, COST));
     }
 
     proptest! {

@@ -117,8 +117,9 @@ impl Agent {
         }
         lay_over(&mut config, &options.config);
         fs::write(folder.path().join("agent.json"), serde_json::to_vec(&config)?)?;
-        // No proxy of the environment between a test and its agent.
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(15)).build()?;
+        // No proxy of the environment between a test and its agent. No pooled connections: each belongs to the runtime of the test that
+        // opened it, and a shared agent outlives tests.
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(15)).build()?;
         let agent = Self { process: launch(&folder, &options)?, options, http_port, folder, client };
         agent.ready().await?;
         Ok(agent)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use aralez_integration::apps::{http_echo, tcp_echo};
 use aralez_integration::clients::{self, GrpcCall, HttpClient};
 use aralez_integration::wait::{eventually, steadily};
@@ -122,14 +122,19 @@ async fn a_new_deny_closes_live_websockets() {
 async fn grpc_is_denied_in_its_own_words() {
     let mesh = Mesh::start("grpc").await;
     deny_web(&mesh);
-    let denied = eventually("a denied call", EFFECT, async || {
+    let status = async || {
         let (_, trailers) = GrpcCall::open(&mesh.entry, "/echo.Echo/Unary").await?.finish().await?;
-        let status = trailers.get("grpc-status").map(|status| status.to_str().unwrap_or("?").to_owned());
-        ensure!(status.as_deref() == Some("7"), "{status:?}");
+        anyhow::Ok(trailers.get("grpc-status").context("no grpc-status")?.to_str()?.to_owned())
+    };
+    let denied = eventually("PERMISSION_DENIED", EFFECT, async || {
+        let status = status().await?;
+        ensure!(status == "7", "{status}");
         Ok(())
     });
     denied.await.unwrap();
-    assert_eq!(mesh.app.requests(), 0);
+    let requests = mesh.app.requests();
+    assert_eq!(status().await.unwrap(), "7");
+    assert_eq!(mesh.app.requests(), requests);
 }
 
 #[tokio::test(flavor = "multi_thread")]

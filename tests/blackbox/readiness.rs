@@ -110,6 +110,24 @@ async fn a_sidecar_started_before_its_agent_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failing_search_for_the_sidecar_is_repeated() {
+    for fault in [Fault::Status(500), Fault::Status(403), Fault::Html, Fault::Reset] {
+        let waiting = Waiting::new().await;
+        waiting.agent.fail(Endpoint::Services, fault);
+        let mut web = Launch::sidecar_for(&waiting.agent, "web-1").spawn();
+        let met = eventually("a search that fails", RECOVERY, async || {
+            anyhow::ensure!(waiting.agent.met(Endpoint::Services) > 0);
+            Ok(())
+        });
+        met.await.unwrap();
+        web.not_ready_for(&["web-1"]).await;
+        waiting.assert_nothing_listens().await;
+        waiting.agent.heal(Endpoint::Services);
+        waiting.assert_all_listen(&mut web).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_finds_itself_by_proxy_id_as_well_and_over_a_unix_socket() {
     let mut waiting = Waiting::new().await;
     let folder = tempfile::tempdir().unwrap();

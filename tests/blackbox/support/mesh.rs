@@ -175,8 +175,9 @@ pub fn load(address: &Address, workers: usize) -> Load {
     })
 }
 
-/// Stops a load and asserts that nothing failed of at least `least`.
+/// Lets a load do at least `least` more, stops it, and asserts that nothing failed.
 pub async fn assert_flawless(load: Load, least: u64) -> Report {
+    load.progress(least, RECOVERY).await.unwrap();
     let report = load.stop().await.unwrap();
     report.flawless(least).unwrap();
     report

@@ -120,7 +120,7 @@ impl KeptAlive {
 pub struct SilentServer {
     /// Where it listens.
     pub port: u16,
-    handshakes: Arc<AtomicU64>,
+    connections: Arc<AtomicU64>,
     bytes: Arc<AtomicU64>,
     _accepting: JoinSet<()>,
 }
@@ -130,17 +130,17 @@ impl SilentServer {
     pub async fn start(leaf: &Leaf) -> SilentServer {
         let (listener, acceptor) = listen(leaf).await;
         let port = listener.local_addr().unwrap().port();
-        let (handshakes, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (connections, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut accepting = JoinSet::new();
-        let (count, sum) = (Arc::clone(&handshakes), Arc::clone(&bytes));
+        let (count, sum) = (Arc::clone(&connections), Arc::clone(&bytes));
         accepting.spawn(async move {
-            let mut connections = JoinSet::new();
+            let mut serving = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (ssl, count, sum) = (Ssl::new(acceptor.context()).unwrap(), Arc::clone(&count), Arc::clone(&sum));
-                connections.spawn(async move {
+                let (ssl, sum) = (Ssl::new(acceptor.context()).unwrap(), Arc::clone(&sum));
+                count.fetch_add(1, Ordering::SeqCst);
+                serving.spawn(async move {
                     let mut stream = SslStream::new(ssl, stream).unwrap();
                     if Pin::new(&mut stream).accept().await.is_ok() {
-                        count.fetch_add(1, Ordering::SeqCst);
                         let mut buffer = [0; 4096];
                         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
                             sum.fetch_add(read as u64, Ordering::SeqCst);
@@ -149,12 +149,12 @@ impl SilentServer {
                 });
             }
         });
-        SilentServer { port, handshakes, bytes, _accepting: accepting }
+        SilentServer { port, connections, bytes, _accepting: accepting }
     }
 
-    /// Handshakes completed.
-    pub fn handshakes(&self) -> u64 {
-        self.handshakes.load(Ordering::SeqCst)
+    /// Connections accepted, whatever became of the handshake.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Plaintext bytes received.

@@ -258,10 +258,15 @@ impl Catalog {
     fn health(&self, service: &str) -> Value {
         let instances = self.instances.get(service).map(Vec::as_slice).unwrap_or_default();
         let entry = |instance: &Instance| {
+            // A probe that has not run yet is critical without an output; these have run.
+            let output = match instance.status {
+                "critical" => "dial tcp: connect: connection refused",
+                _ => "TCP connect: Success",
+            };
             let check = |id: &str, of: &str, status: &str| {
                 json!({
                     "Node": "node-1", "CheckID": id, "Name": id, "Status": status, "Notes": "",
-                    "Output": "", "ServiceID": of, "ServiceName": "", "ServiceTags": [], "Type": "tcp",
+                    "Output": output, "ServiceID": of, "ServiceName": "", "ServiceTags": [], "Type": "tcp",
                     "Interval": "10s", "Timeout": "", "ExposedPort": 0, "Definition": {},
                     "CreateIndex": 20, "ModifyIndex": 20,
                 })

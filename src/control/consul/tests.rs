@@ -142,7 +142,7 @@ async fn watches_come_and_go_with_the_registration_and_none_is_left_behind() {
     let upstream = json!([{"DestinationName": "api", "LocalBindPort": 9191}]);
     bench.change(|world| world.registrations = vec![sidecar("web-1-sidecar-proxy", upstream)]);
     bench.snapshot(|s| s.listeners.len() == 2).await;
-    let mut all = [ALONE.as_slice(), &["chain api", "endpoints api dc1"]].concat();
+    let mut all = [ALONE.as_slice(), &["chain api@127.0.0.1:9191", "endpoints api dc1"]].concat();
     all.sort_unstable();
     bench.watching(&all).await;
 
@@ -168,8 +168,8 @@ async fn an_upstream_that_the_agent_refuses_holds_nothing_back() {
     let upstreams = json!([{"DestinationName": "secret", "LocalBindPort": 9191}, {"DestinationName": "api", "LocalBindPort": 9192}]);
     let mut bench = Bench::start(vec![sidecar("web-1-sidecar-proxy", upstreams)]).await;
     let snapshot = bench.snapshot(|s| s.listeners.len() == 2).await;
-    assert!(snapshot.problems.iter().any(|p| p.path == "upstream secret" && p.why.contains("403")), "{:?}", snapshot.problems);
-    assert!(bench.watches.snapshot().iter().any(|w| w.name == "chain secret" && w.failures > 0));
+    assert!(snapshot.problems.iter().any(|p| p.path == "upstream secret@127.0.0.1:9191" && p.why.contains("403")), "{:?}", snapshot.problems);
+    assert!(bench.watches.snapshot().iter().any(|w| w.name.starts_with("chain secret@") && w.failures > 0));
 }
 
 #[tokio::test]

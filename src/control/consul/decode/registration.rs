@@ -237,7 +237,7 @@ mod tests {
         assert_eq!((web.local_request_timeout, web.local_idle_timeout), (Some(Duration::from_millis(2500)), None));
         assert_eq!((web.max_inbound_connections, web.access_log.sink), (Some(7), Sink::Stderr));
         let [db] = web.upstreams.as_slice() else { panic!("{:?}", web.upstreams) };
-        assert_eq!((&*db.key.0, &db.bind.address, db.protocol), ("db", &tcp("127.0.0.1:19193"), Some(Protocol::Http)));
+        assert_eq!((&*db.key.0, &db.bind.address, db.protocol), ("db@127.0.0.1:19193", &tcp("127.0.0.1:19193"), Some(Protocol::Http)));
         assert_eq!((db.connect_timeout, db.mesh_gateway.as_deref()), (Some(Duration::from_millis(900)), Some("local")));
         assert_eq!(web.problems, []);
     }
@@ -326,7 +326,7 @@ mod tests {
                 "Proxy.AccessLogs.Type",
             ]
         );
-        assert_eq!(web.upstreams.iter().map(|u| &*u.key.0).collect::<Vec<_>>(), ["d"]);
+        assert_eq!(web.upstreams.iter().map(|u| &*u.key.0).collect::<Vec<_>>(), ["d@127.0.0.1:4"]);
         assert_eq!(web.bind.address, tcp("10.0.0.9:19001"));
     }
 
@@ -349,12 +349,15 @@ mod tests {
         ]));
         assert_eq!(list[0].bind, Bind { address: tcp("127.0.0.9:1"), mode: None });
         assert_eq!(list[1].bind, Bind { address: Address::Unix("/run/b.sock".into()), mode: Some(0o660) });
-        assert_eq!((&*list[2].destination.namespace, list[2].datacenter.as_deref(), &*list[2].key.0), ("team", Some("dc2"), "team/c.dc2"));
+        assert_eq!(
+            (&*list[2].destination.namespace, list[2].datacenter.as_deref(), &*list[2].key.0),
+            ("team", Some("dc2"), "team/c.dc2@127.0.0.1:2")
+        );
         assert_eq!(problems, []);
     }
 
     #[test]
-    fn keys_are_unique_and_do_not_depend_on_the_order() {
+    fn keys_are_unique_and_do_not_depend_on_neighbours_or_order() {
         let api = |port: u16| json!({"DestinationName": "api", "LocalBindPort": port});
         let other = json!({"DestinationName": "api", "Datacenter": "dc2", "LocalBindPort": 3});
         let keys = |list: &[&Value]| -> Vec<(String, Address)> {
@@ -363,7 +366,11 @@ mod tests {
             keys
         };
         let straight = keys(&[&api(1), &api(2), &other]);
-        assert_eq!(straight.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["api.dc2", "api@127.0.0.1:1", "api@127.0.0.1:2"]);
+        assert_eq!(
+            straight.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
+            ["api.dc2@127.0.0.1:3", "api@127.0.0.1:1", "api@127.0.0.1:2"]
+        );
         assert_eq!(straight, keys(&[&other, &api(2), &api(1)]));
+        assert_eq!(straight[1..2], keys(&[&api(1)]));
     }
 }

@@ -71,8 +71,9 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     let is_http = now.listener.protocol.is_http();
     drop(now);
     if !is_http {
-        let denied = denied(&context, turn.changed.clone());
-        return tcp::serve(connection, context.clone(), &plane.telemetry, denied).await;
+        // It is authorized inside, before its first byte: from then on it was allowed.
+        let cut = no_longer_allowed(&context, turn.changed.clone(), true);
+        return tcp::serve(connection, context.clone(), &plane.telemetry, cut).await;
     }
     let mut drain = turn.drain.clone();
     let spoken = tokio::select! {
@@ -81,7 +82,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
         _ = drain.wait_for(|drain| *drain) => Spoken::Nothing,
     };
     let cut = async {
-        denied(&context, turn.changed.clone()).await;
+        no_longer_allowed(&context, turn.changed.clone(), is_allowed(&context)).await;
         if spoken == Spoken::Http2 {
             tokio::time::sleep(DENIED_GRACE).await;
         } else {
@@ -122,18 +123,25 @@ async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, c
     Ok(connection)
 }
 
-/// Ends when the intentions turn against the connection's peer; never on the outbound side.
-async fn denied(context: &Context, mut changed: watch::Receiver<u64>) {
+/// Ends when the intentions turn against a peer that they `allowed` so far; never on the outbound side.
+async fn no_longer_allowed(context: &Context, mut changed: watch::Receiver<u64>, mut allowed: bool) {
     loop {
-        let live = context.live.load_full();
-        match &live.listener.role {
-            Role::Inbound(inbound) if context.authorize(&inbound.intentions).is_err() && *changed.borrow_and_update() > 0 => return,
-            _ => {}
+        let now = is_allowed(context);
+        if allowed && !now {
+            return;
         }
-        drop(live);
+        allowed = now;
         if changed.changed().await.is_err() {
             return std::future::pending().await;
         }
+    }
+}
+
+/// Whether the listener's present intentions let the connection's peer through.
+fn is_allowed(context: &Context) -> bool {
+    match &context.live.load().listener.role {
+        Role::Inbound(inbound) => context.authorize(&inbound.intentions).is_ok(),
+        Role::Upstream(_) => true,
     }
 }
 

@@ -168,7 +168,11 @@ async fn an_upstream_that_the_agent_refuses_holds_nothing_back() {
     let upstreams = json!([{"DestinationName": "secret", "LocalBindPort": 9191}, {"DestinationName": "api", "LocalBindPort": 9192}]);
     let mut bench = Bench::start(vec![sidecar("web-1-sidecar-proxy", upstreams)]).await;
     let snapshot = bench.snapshot(|s| s.listeners.len() == 2).await;
-    assert!(snapshot.problems.iter().any(|p| p.path == "upstream secret@127.0.0.1:9191" && p.why.contains("403")), "{:?}", snapshot.problems);
+    assert!(
+        snapshot.problems.iter().any(|p| p.path == "upstream secret@127.0.0.1:9191" && p.why.contains("403")),
+        "{:?}",
+        snapshot.problems
+    );
     assert!(bench.watches.snapshot().iter().any(|w| w.name.starts_with("chain secret@") && w.failures > 0));
 }
 

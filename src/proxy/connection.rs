@@ -18,6 +18,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora_core::{
     protocols::{
         Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
@@ -37,6 +38,8 @@ use crate::model::intention::{Denied, Intentions, Permit};
 
 /// Read buffer of a connection, bytes: whole requests of ordinary size in one read; larger reads bypass it.
 const READ_BUFFER: usize = 4096;
+/// How much of a request is taken in while the answer to it is stuck, bytes.
+const READ_AHEAD: usize = 16 << 20;
 /// Write buffer of a connection, bytes: head and a small body in one write.
 const WRITE_BUFFER: usize = 4096;
 /// What an HTTP/2 client sends first (RFC 9113, section 3.4).
@@ -152,8 +155,12 @@ pub enum Spoken {
 /// spoken is told by the first bytes, which also serves clients that negotiated no ALPN.
 pub struct Connection {
     transport: Transport,
-    /// What [`Connection::sniff`] read and nobody has taken yet.
-    sniffed: Vec<u8>,
+    /// What was read before anybody asked for it, by [`Connection::sniff`] or ahead.
+    ahead: BytesMut,
+    /// Whether to read ahead while a write is stuck, see [`Connection::read_ahead`].
+    reads_ahead: bool,
+    /// The client has sent all it will send, as seen by reading ahead.
+    ended: bool,
     digest: Option<Arc<ProxyDigest>>,
     received: AtomicU64,
     sent: AtomicU64,
@@ -166,7 +173,8 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        Self { transport, sniffed: Vec::new(), digest: None, received: AtomicU64::new(0), sent: AtomicU64::new(0) }
+        let (ahead, digest, received, sent) = Default::default();
+        Self { transport, ahead, reads_ahead: false, ended: false, digest, received, sent }
     }
 
     /// A TLS connection, after the server's side of the handshake.
@@ -203,19 +211,19 @@ impl Connection {
     /// Reads until the first bytes tell HTTP/2 from everything else, at most for `limit`.
     pub async fn sniff(&mut self, limit: Duration) -> Spoken {
         let reading = async {
-            while self.sniffed.len() < PREFACE.len() {
+            while self.ahead.len() < PREFACE.len() {
                 let mut bytes = [0; PREFACE.len()];
-                let room = bytes.get_mut(self.sniffed.len()..).unwrap_or_default();
+                let room = bytes.get_mut(self.ahead.len()..).unwrap_or_default();
                 let read = match self.read_transport(room).await {
                     Ok(0) | Err(_) => break,
                     Ok(read) => read,
                 };
-                self.sniffed.extend_from_slice(room.get(..read).unwrap_or_default());
-                if !PREFACE.starts_with(&self.sniffed) {
+                self.ahead.extend_from_slice(room.get(..read).unwrap_or_default());
+                if !PREFACE.starts_with(&self.ahead) {
                     return Spoken::Http1;
                 }
             }
-            match self.sniffed.len() {
+            match self.ahead.len() {
                 0 => Spoken::Nothing,
                 n if n == PREFACE.len() => Spoken::Http2,
                 _ => Spoken::Http1,
@@ -231,15 +239,40 @@ impl Connection {
         }
     }
 
+    /// From now on takes the client's bytes in while a write to it is stuck.
+    ///
+    /// Pingora's HTTP/1 loop (0.9.1) reads no answer while a write of the request is stuck, nor a request while a write of the answer is. Two of
+    /// them in a row, as two sidecars are, come to a stop for ever when an app answers at length while the request still comes in.
+    pub fn read_ahead(&mut self) {
+        self.reads_ahead = true;
+    }
+
+    /// Reads what there is, up to the bound; leaves the task to be woken when more comes.
+    fn poll_ahead(&mut self, cx: &mut Poller<'_>) {
+        let mut bytes = [0; 16 * 1024];
+        while !self.ended && self.ahead.len() < READ_AHEAD {
+            let mut buf = ReadBuf::new(&mut bytes);
+            let read = match &mut self.transport {
+                Transport::Plain(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+                Transport::Tls(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+            };
+            match read {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.ahead.extend_from_slice(buf.filled()),
+                Poll::Ready(_) => self.ended = true,
+                Poll::Pending => return,
+            }
+        }
+    }
+
     /// Waits until the client sends something; what came is kept for the next reader. `false` when it left.
     pub async fn readable(&mut self) -> bool {
-        if !self.sniffed.is_empty() {
+        if !self.ahead.is_empty() {
             return true;
         }
         let mut first = [0; 1];
         match self.read_transport(&mut first).await {
             Ok(1) => {
-                self.sniffed.extend_from_slice(&first);
+                self.ahead.extend_from_slice(&first);
                 true
             }
             _ => false,
@@ -265,14 +298,16 @@ impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        if !this.sniffed.is_empty() {
-            let take = this.sniffed.len().min(buf.remaining());
-            buf.put_slice(this.sniffed.get(..take).unwrap_or_default());
-            this.sniffed.drain(..take);
-            if this.sniffed.is_empty() {
-                this.sniffed = Vec::new();
+        if !this.ahead.is_empty() {
+            let take = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(take));
+            if this.ahead.is_empty() {
+                this.ahead = BytesMut::new();
             }
             this.received.fetch_add(take as u64, Ordering::Relaxed);
+            return Poll::Ready(Ok(()));
+        }
+        if this.ended {
             return Poll::Ready(Ok(()));
         }
         let done = match &mut this.transport {
@@ -291,17 +326,26 @@ impl AsyncWrite for Connection {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         };
-        if let Poll::Ready(Ok(written)) = &done {
-            this.sent.fetch_add(*written as u64, Ordering::Relaxed);
+        match &done {
+            Poll::Ready(Ok(written)) => {
+                this.sent.fetch_add(*written as u64, Ordering::Relaxed);
+            }
+            Poll::Pending if this.reads_ahead => this.poll_ahead(cx),
+            _ => {}
         }
         done
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().transport {
+        let this = self.get_mut();
+        let done = match &mut this.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        if done.is_pending() && this.reads_ahead {
+            this.poll_ahead(cx);
         }
+        done
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
@@ -314,7 +358,7 @@ impl AsyncWrite for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("tls", &self.tls().is_some()).field("sniffed", &self.sniffed.len()).finish()
+        f.debug_struct("Connection").field("tls", &self.tls().is_some()).field("ahead", &self.ahead.len()).finish()
     }
 }
 
@@ -339,9 +383,9 @@ impl Ssl for Connection {}
 impl Peek for Connection {
     /// Pingora asks for the HTTP/2 preface: [`Connection::sniff`] has it already, or it is not there.
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        let there = self.sniffed.len() == buf.len();
+        let there = self.ahead.len() == buf.len();
         if there {
-            buf.copy_from_slice(&self.sniffed);
+            buf.copy_from_slice(&self.ahead);
         }
         Ok(there)
     }
@@ -411,6 +455,28 @@ mod tests {
         let (mut connection, client) = pair().await;
         assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Nothing);
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn a_stuck_write_takes_the_clients_bytes_in() {
+        let (mut connection, mut client) = pair().await;
+        connection.read_ahead();
+        const MUCH: usize = 4 << 20;
+        // Both sides only write until all is sent: more than any socket buffer holds, so one of them must give way.
+        let sending = async {
+            client.write_all(&vec![b'q'; MUCH]).await.unwrap();
+            let mut answer = vec![0; MUCH];
+            client.read_exact(&mut answer).await.unwrap();
+            AsyncWriteExt::shutdown(&mut client).await.unwrap();
+        };
+        let answering = async {
+            connection.write_all(&vec![b'a'; MUCH]).await.unwrap();
+            connection.flush().await.unwrap();
+            let mut question = Vec::new();
+            connection.read_to_end(&mut question).await.unwrap();
+            assert_eq!(question.len(), MUCH);
+        };
+        timeout(Duration::from_secs(20), async { tokio::join!(sending, answering) }).await.expect("neither side is stuck");
     }
 
     #[tokio::test]

@@ -27,8 +27,8 @@ const APP_IDLE: Duration = Duration::from_secs(4);
 const PEER_IDLE: Duration = Duration::from_secs(50);
 /// Streams on one HTTP/2 connection; the peer's own limit is respected besides.
 const STREAMS: usize = 100;
-/// HTTP/2 windows towards upstreams, bytes. Pingora's default of 8 MiB a stream is memory that a sidecar should not promise.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// HTTP/2 window of a stream towards an upstream, bytes: as large as that towards clients, for the same reason (see `proxy::plane`).
+const STREAM_WINDOW: u32 = 16 << 20;
 
 /// A listener with its living parts.
 pub struct Live {
@@ -189,7 +189,7 @@ fn app_peer(inbound: &Inbound, alpn: ALPN) -> Result<HttpPeer, String> {
 fn windows(peer: &mut HttpPeer) {
     peer.options.max_h2_streams = STREAMS;
     peer.options.h2_stream_window_size = Some(STREAM_WINDOW);
-    peer.options.h2_connection_window_size = Some(STREAM_WINDOW * 4);
+    peer.options.h2_connection_window_size = Some(STREAM_WINDOW * 2);
 }
 
 fn live_cluster(listener: &Listener, cluster: &Arc<Cluster>, keys: &Keys, known: &[Arc<LiveCluster>]) -> Result<Arc<LiveCluster>, String> {

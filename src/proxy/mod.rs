@@ -28,8 +28,9 @@ use crate::telemetry::Telemetry;
 
 /// Idle upstream connections that are kept, for each worker thread.
 const POOL: usize = 256;
-/// Windows of HTTP/2 connections that clients make to us, bytes: the h2 crate's 64 KiB stalls large uploads.
-const STREAM_WINDOW: u32 = 1 << 20;
+/// Windows of HTTP/2 streams that clients open to us, bytes. Large, since Pingora's loop (0.9.1) takes no request while a write of the answer is stuck
+/// and no answer while a write of the request is: two sidecars in a row stop for ever once the data in flight exceeds this.
+const STREAM_WINDOW: u32 = 16 << 20;
 
 /// Builds the one HTTP proxy of the process, for `threads` workers. `no_roots` is a PEM file with one certificate that nobody trusts: Pingora
 /// would otherwise load the system's roots, twice, although every connection brings its own.

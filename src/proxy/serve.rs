@@ -146,8 +146,9 @@ fn is_allowed(context: &Context) -> bool {
 }
 
 /// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
-async fn http1(plane: &Plane, connection: Connection, drain: &watch::Receiver<bool>) {
+async fn http1(plane: &Plane, mut connection: Connection, drain: &watch::Receiver<bool>) {
     let mut drain = drain.clone();
+    connection.read_ahead();
     let mut stream: Stream = Box::new(connection);
     let mut settings: Option<HttpPersistentSettings> = None;
     loop {

@@ -86,7 +86,9 @@ impl ProxyHttp for Sidecar {
         if let Err(refusal) = admitted {
             return Self::refuse(session, exchange, refusal).await;
         }
-        exchange.deadline = whole_timeout(&live.listener).filter(|_| !session.is_upgrade_req()).map(|t| exchange.begun + t);
+        if session.as_downstream_mut().is_body_empty() {
+            exchange.deadline = deadline(session, &live);
+        }
         Ok(false)
     }
 
@@ -160,11 +162,14 @@ impl ProxyHttp for Sidecar {
     /// HTTP/1 server (pingora issue 935), which would poison the app's connection.
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        _exchange: &mut Exchange,
+        exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let (true, Some(live)) = (end, &exchange.live) {
+            exchange.deadline = deadline(session, live);
+        }
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
@@ -200,7 +205,7 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<Option<Duration>> {
         match exchange.deadline {
-            Some(deadline) if deadline < Instant::now() && exchange.live.as_ref().is_some_and(|l| !l.listener.protocol.is_http2()) => {
+            Some(deadline) if deadline < Instant::now() => {
                 Err(Error::explain(ErrorType::ReadTimedout, "the whole request took too long").into_up())
             }
             _ => Ok(None),
@@ -354,6 +359,13 @@ fn whole_timeout(listener: &Listener) -> Option<Duration> {
         Role::Inbound(inbound) => inbound.request_timeout,
         Role::Upstream(upstream) => upstream.route.timeout,
     }
+}
+
+/// When the answer must be complete, counted from the end of the request (Envoy's rule). A tunnel has no end, and a stream of HTTP/2 may
+/// be meant to be long: both have the idle limit only.
+fn deadline(session: &Session, live: &Live) -> Option<Instant> {
+    let open_ended = session.is_upgrade_req() || live.listener.protocol.is_http2();
+    whole_timeout(&live.listener).filter(|_| !open_ended).map(|timeout| Instant::now() + timeout)
 }
 
 /// How long the endpoint may be silent. The whole-request time counts from the end of the request (Envoy's rule), so it bounds the wait

@@ -5,7 +5,7 @@
 use std::{
     fs::File,
     io::Write,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{Admin, AdminState},
-    cli::{Command, ConnectOptions, DevOptions, ProcessOptions},
+    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions},
     config::mesh_file::MeshFile,
     control::{
         consul::{self, Client},
@@ -166,13 +166,21 @@ async fn count_reloads(mut snapshots: Subscriber, telemetry: Arc<Telemetry>) {
     }
 }
 
+/// Where the admin API of Envoy under Consul listens.
+const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19000);
+
 /// Starts the admin listeners that are wanted.
-fn start_admin(admin: Option<SocketAddr>, ready: Option<SocketAddr>, state: AdminState, stop: &CancellationToken) -> anyhow::Result<()> {
+fn start_admin(admin: AdminBind, ready: Option<SocketAddr>, state: AdminState, stop: &CancellationToken) -> anyhow::Result<()> {
     let bind = |address: SocketAddr, flag: &str| {
         Admin::bind(address).with_context(|| format!("cannot listen on {address} for the admin API; choose another address with {flag}"))
     };
-    if let Some(address) = admin {
-        let admin = bind(address, "-admin-bind, or turn it off with -admin-bind off")?;
+    let admin = match admin {
+        AdminBind::Off => None,
+        AdminBind::At(address) => Some(bind(address, "-admin-bind, or turn it off with -admin-bind off")?),
+        // Several sidecars share a host, and none of them was told where: none of them may fail for it.
+        AdminBind::Usual => Some(Admin::bind(USUAL_ADMIN).or_else(|_| bind(SocketAddr::new(USUAL_ADMIN.ip(), 0), "-admin-bind"))?),
+    };
+    if let Some(admin) = admin {
         tracing::info!(address = %admin.address(), "admin API");
         tokio::spawn(admin.serve(state.clone(), stop.clone().cancelled_owned()));
     }

@@ -92,9 +92,9 @@ pub(super) struct Dev {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Process {
-    /// Where the admin API listens: IP:port or localhost:port; "off" for none
-    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
-    pub(super) admin_bind: String,
+    /// Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) admin_bind: Option<String>,
     /// Worker threads of the data plane [default: 1] [env: ARALEZ_THREADS]
     #[arg(long, value_name = "NUMBER")]
     pub(super) threads: Option<NonZeroUsize>,

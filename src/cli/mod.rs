@@ -13,7 +13,7 @@ use std::{ffi::OsString, fmt};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
-pub use self::options::{ConnectOptions, DevOptions, ProcessOptions};
+pub use self::options::{AdminBind, ConnectOptions, DevOptions, ProcessOptions};
 
 /// What the user wants.
 #[derive(Clone, Debug)]

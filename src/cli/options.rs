@@ -19,11 +19,22 @@ use crate::{
 /// How long open connections may go on after the first signal, if nothing else is said: consul-dataplane's default.
 const DEFAULT_GRACE: u32 = 30;
 
+/// Where the admin API listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminBind {
+    /// Nothing was said: `127.0.0.1:19000`, as Envoy under Consul; if another sidecar of the host has that, a free port.
+    Usual,
+    /// Exactly here.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
 /// Options of every command that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessOptions {
-    /// Where the admin API listens; `None` is nowhere.
-    pub admin: Option<SocketAddr>,
+    /// Where the admin API listens.
+    pub admin: AdminBind,
     /// Worker threads of the data plane.
     pub threads: NonZeroUsize,
     /// How long open connections may go on after SIGTERM.
@@ -64,7 +75,7 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     let threads = or_env(process.threads, "ARALEZ_THREADS", "a number from 1", env)?;
     let grace = or_env(process.shutdown_grace_period_seconds, "ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "a number of seconds", env)?;
     Ok(ProcessOptions {
-        admin: admin_bind(&process.admin_bind)?,
+        admin: process.admin_bind.as_deref().map_or(Ok(AdminBind::Usual), admin_bind)?,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         grace: Duration::from_secs(grace.unwrap_or(DEFAULT_GRACE).into()),
         log_level: process.log_level,
@@ -72,15 +83,17 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     })
 }
 
-fn admin_bind(text: &str) -> Result<Option<SocketAddr>, Exit> {
+fn admin_bind(text: &str) -> Result<AdminBind, Exit> {
     if text == "off" {
-        return Ok(None);
+        return Ok(AdminBind::Off);
     }
     let address = match text.strip_prefix("localhost:") {
         Some(port) => port.parse().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into()),
         None => text.parse().ok(),
     };
-    address.map(Some).ok_or_else(|| Exit::wrong(format_args!("-admin-bind {text:?} is no address; write IP:port, localhost:port, or off")))
+    address
+        .map(AdminBind::At)
+        .ok_or_else(|| Exit::wrong(format_args!("-admin-bind {text:?} is no address; write IP:port, localhost:port, or off")))
 }
 
 /// A flag's value, else the variable's.

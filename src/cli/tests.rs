@@ -117,16 +117,16 @@ fn the_agent_is_described_as_for_consul() {
 #[test]
 fn process_options_have_defaults_and_bounds() {
     let options = connect(&["-sidecar-for=web"]);
-    assert_eq!(options.process.admin, Some(([127, 0, 0, 1], 19000).into()));
+    assert_eq!(options.process.admin, AdminBind::Usual);
     assert_eq!((options.process.threads.get(), options.process.grace), (1, Duration::from_secs(30)));
     assert_eq!((options.process.log_level, options.process.log_json, options.ready), (Level::Info, false, None));
 
     let env = [("ARALEZ_THREADS", "4"), ("ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "5")];
     let options = connect_with(&["-sidecar-for=web", "-log-level=WARNING", "-admin-bind", "off"], &env);
     assert_eq!((options.process.threads.get(), options.process.grace), (4, Duration::from_secs(5)));
-    assert_eq!((options.process.log_level, options.process.admin), (Level::Warn, None));
+    assert_eq!((options.process.log_level, options.process.admin), (Level::Warn, AdminBind::Off));
     assert_eq!(connect_with(&["-sidecar-for=web", "-threads=2"], &env).process.threads.get(), 2);
-    assert_eq!(connect(&["-sidecar-for=web", "-admin-bind=[::1]:0"]).process.admin.unwrap().to_string(), "[::1]:0");
+    assert_eq!(connect(&["-sidecar-for=web", "-admin-bind=[::1]:0"]).process.admin, AdminBind::At("[::1]:0".parse().unwrap()));
 
     let ready = connect(&["-sidecar-for=web", "-envoy-ready-bind-address=0.0.0.0", "-envoy-ready-bind-port", "20000"]).ready;
     assert_eq!(ready, Some(([0, 0, 0, 0], 20000).into()));
@@ -206,7 +206,7 @@ fn help_and_version_are_no_errors() {
 fn dev_takes_a_mesh_and_process_options() {
     let Ok(Command::Dev(options)) = parse_with(&["dev", "-threads", "2", "mesh.yaml", "-admin-bind", "127.0.0.1:0"], &[]) else { panic!() };
     assert_eq!((options.mesh, options.process.threads.get()), (Some("mesh.yaml".into()), 2));
-    assert_eq!(options.process.admin, Some(([127, 0, 0, 1], 0).into()));
+    assert_eq!(options.process.admin, AdminBind::At(([127, 0, 0, 1], 0).into()));
     let Ok(Command::Dev(options)) = parse_with(&["dev"], &[]) else { panic!() };
     assert_eq!(options.mesh, None);
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hasher, sync::Arc, time::Duration};
 
-use openssl::ssl::{SslAcceptor, SslConnector};
+use openssl::ssl::{SslAcceptor, SslContext};
 use pingora_core::{
     protocols::{ALPN, l4::socket::SocketAddr as PingoraAddress},
     upstreams::peer::HttpPeer,
@@ -80,7 +80,7 @@ pub struct LiveCluster {
     robin: RoundRobin,
     template: HttpPeer,
     /// Dials opaque connections; only for protocol `tcp`.
-    pub dialer: Option<SslConnector>,
+    pub dialer: Option<SslContext>,
     epoch: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use openssl::ssl::Ssl;
 use pingora_core::protocols::tls::SslStream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
@@ -145,7 +146,8 @@ async fn dial_peer(cluster: &LiveCluster, address: &Address) -> io::Result<Box<d
     let Address::Tcp(address) = address else { return Err(io::Error::other("a mesh peer on a Unix socket")) };
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let session = dialer.configure()?.verify_hostname(false).into_ssl(&cluster.cluster.sni)?;
+    let mut session = Ssl::new(dialer)?;
+    session.set_hostname(&cluster.cluster.sni)?;
     let mut stream = SslStream::new(session, stream).map_err(io::Error::other)?;
     stream.connect().await.map_err(io::Error::other)?;
     Ok(Box::new(stream))

@@ -105,7 +105,7 @@ impl ProxyHttp for Sidecar {
         };
         let mut peer = match (&live.side, &chosen.cluster) {
             (_, Some(cluster)) => cluster.peer(&chosen.endpoint),
-            (Side::Inbound(app), None) => app.peer(session.as_downstream().is_http2()),
+            (Side::Inbound(app), None) => app.peer(session.as_downstream().is_http2() && live.listener.protocol.is_http2()),
             (Side::Upstream(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
         peer.options.read_timeout = read_timeout(session, &live);

@@ -67,7 +67,8 @@ pub struct AppSide {
 }
 
 impl AppSide {
-    /// The app, spoken to as the client speaks to us: Consul's inbound listener hands HTTP/2 on as cleartext HTTP/2.
+    /// The app, in cleartext HTTP/2 or in HTTP/1.1. Services of protocol `http2` and `grpc` are spoken to as the client speaks to us, others
+    /// always in HTTP/1.1, as by Consul's Envoy path.
     pub fn peer(&self, http2: bool) -> HttpPeer {
         if http2 { self.http2.clone() } else { self.http1.clone() }
     }

@@ -10,7 +10,7 @@
 //! | `GET /log`, `POST /log?level=debug` | shows, changes the level |
 //! | `POST /drain` | takes no new work from now on |
 //!
-//! It trusts who can connect to it, so it is bound to loopback unless told otherwise. Web pages cannot use it: see [`guard`].
+//! It trusts who can connect to it, so it is bound to loopback unless told otherwise. Web pages cannot use it: see `guard`.
 
 mod guard;
 mod read;

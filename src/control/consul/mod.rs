@@ -5,7 +5,7 @@
 //!               └─ chain of each upstream ── endpoints of each distinct (service, datacenter, filter)
 //! ```
 //!
-//! Wire types stay in this room: [`decode`] turns them into the model.
+//! Wire types stay in this room: `decode` turns them into the model.
 
 mod address;
 mod chain;

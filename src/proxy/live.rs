@@ -1,9 +1,17 @@
 //! A listener as the data plane uses it: everything that does not depend on the request is made here, once a snapshot.
 
-use std::{collections::HashMap, hash::Hasher, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::Hasher,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
 use openssl::ssl::{SslAcceptor, SslContext};
+use parking_lot::Mutex;
 use pingora_core::{
+    ErrorType, OrErr,
     protocols::{ALPN, l4::socket::SocketAddr as PingoraAddress},
     upstreams::peer::HttpPeer,
 };
@@ -15,6 +23,7 @@ use super::{
 use crate::{
     model::{
         cluster::{Cluster, Endpoint},
+        identity::SpiffeId,
         listener::{Address, Inbound, Listener, Protocol, Role},
     },
     telemetry::{Telemetry, metrics::ListenerMetrics},
@@ -103,6 +112,9 @@ impl LiveCluster {
         let mut peer = self.template.clone();
         if let Address::Tcp(address) = &endpoint.address {
             peer._address = PingoraAddress::Inet(*address);
+        }
+        if self.cluster.protocol.is_http2() {
+            cut_impostors(&mut peer, self.cluster.expected.clone());
         }
         peer
     }
@@ -230,6 +242,30 @@ fn mesh_peer(cluster: &Cluster, keys: &Keys) -> Result<HttpPeer, String> {
     peer.options.upstream_tls_handshake_complete_hook = Some(Arc::new(|ssl| Some(Arc::new(ServerIdentity::of(ssl)))));
     windows(&mut peer);
     Ok(peer)
+}
+
+/// Shuts the socket of a new connection as soon as its server shows another identity than expected. For HTTP/1 the check before the request is
+/// early enough; for HTTP/2 Pingora sends its preface and settings right after the handshake, and not even those are an impostor's to see.
+/// Its handshake hook cannot refuse, so it takes the connection away instead.
+fn cut_impostors(peer: &mut HttpPeer, expected: Arc<[SpiffeId]>) {
+    let socket: Arc<Mutex<Option<OwnedFd>>> = Arc::default();
+    let opened = socket.clone();
+    peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |new| {
+        let copy = new.as_fd().try_clone_to_owned();
+        *opened.lock() = Some(copy.or_err(ErrorType::SocketError, "cannot keep the socket at hand")?);
+        Ok(())
+    }));
+    peer.options.upstream_tls_handshake_complete_hook = Some(Arc::new(move |ssl| {
+        let server = ServerIdentity::of(ssl);
+        let socket = socket.lock().take();
+        if !server.id.as_ref().is_some_and(|id| expected.contains(id))
+            && let Some(socket) = socket
+        {
+            // A socket that cannot be shut is gone already.
+            let _ = std::net::TcpStream::from(socket).shutdown(std::net::Shutdown::Both);
+        }
+        Some(Arc::new(server))
+    }));
 }
 
 /// Pingora's pool key holds neither the CA list nor the whole client certificate nor the identity that we expect: this does.

@@ -242,6 +242,11 @@ async fn an_impostor_gets_no_byte_of_http() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_impostor_gets_no_byte_of_http2() {
+    sends_nothing_to_an_impostor("http2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_expired_leaf_of_our_own_makes_us_unready() {
     let agent = FakeAgent::start().await;
     let signer = agent.signer();

@@ -47,7 +47,6 @@ fn is_ours(bound: IpAddr, host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

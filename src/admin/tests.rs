@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used)]
-
 use std::sync::atomic::AtomicUsize;
 
 use serde_json::{Value, json};

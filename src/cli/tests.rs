@@ -1,5 +1,3 @@
-#![allow(clippy::unwrap_used)]
-
 use std::{collections::HashMap, time::Duration};
 
 use super::*;

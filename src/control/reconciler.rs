@@ -236,7 +236,6 @@ fn has_target(chain: &Chain, id: &TargetId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use tokio::time::advance;
 

@@ -1,5 +1,4 @@
 //! What the tests of this room share: credentials and a registration.
-#![allow(clippy::unwrap_used)]
 
 use std::{net::SocketAddr, time::Duration};
 

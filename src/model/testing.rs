@@ -1,5 +1,4 @@
 //! A mesh's credentials for unit tests: a root, and leaves that it signed.
-#![allow(clippy::unwrap_used)]
 
 use openssl::{
     asn1::Asn1Time,

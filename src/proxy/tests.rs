@@ -1,5 +1,4 @@
 //! The data plane alone: snapshots made by hand, real sockets, a real app.
-#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -242,7 +242,6 @@ impl Serialize for Start {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::{Value, json};
 

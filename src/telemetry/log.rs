@@ -131,7 +131,6 @@ pub(crate) fn filter(level: Level) -> (reload::Layer<Targets, Registry>, LogHand
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

@@ -224,7 +224,6 @@ fn remove_series<T: MetricVecBuilder>(family: &MetricVec<T>, listener: &str) {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

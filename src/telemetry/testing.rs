@@ -1,7 +1,5 @@
 //! Listeners and records for tests.
 
-#![allow(clippy::unwrap_used)]
-
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},

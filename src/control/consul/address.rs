@@ -145,7 +145,6 @@ impl Resolve for Redirected {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

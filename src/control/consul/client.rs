@@ -263,7 +263,6 @@ async fn body(mut response: Response, limit: Duration) -> Result<Vec<u8>, Error>
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use consul_api_types::{AgentServiceById, Authorize, ConfigEntry, IntentionMatch, Mesh, Roots};
     use tokio::sync::Notify;

@@ -129,7 +129,6 @@ pub async fn follow<T: Clone>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use std::sync::Arc;
 

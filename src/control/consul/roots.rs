@@ -27,7 +27,6 @@ fn decode(wire: &CaRoots) -> Result<Roots, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::json;
 

@@ -1,5 +1,4 @@
 //! An agent for the tests of this room: it answers what a closure says, and holds what the closure holds.
-#![allow(clippy::unwrap_used)]
 
 use std::{collections::HashMap, convert::Infallible, path::Path, sync::Arc};
 

@@ -1,5 +1,4 @@
 //! The source as a whole, from an agent's answers to published snapshots.
-#![allow(clippy::unwrap_used)]
 
 use std::{sync::Arc, time::Duration};
 

@@ -200,7 +200,6 @@ pub async fn watch<Q: Query>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
 

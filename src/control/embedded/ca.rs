@@ -114,7 +114,6 @@ fn pem(bytes: Vec<u8>) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use x509_parser::{certificate::X509Certificate, extensions::ParsedExtension, prelude::FromDer};
 

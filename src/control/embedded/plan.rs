@@ -139,7 +139,6 @@ impl fmt::Display for Plan {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

@@ -1,5 +1,4 @@
 //! The embedded catalog through the real reconciler.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

@@ -48,7 +48,6 @@ impl<K: Hash + Eq + Clone, V: Clone> Grown<K, V> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

@@ -245,7 +245,6 @@ fn count(known: &Grown<String, IntCounter>, family: &IntCounterVec, labels: &[St
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
     use crate::{

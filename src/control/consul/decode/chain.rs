@@ -58,7 +58,6 @@ fn target(id: &str, wire: &ChainTarget, resolver: &ChainResolver) -> Target {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::{Value, json};
 

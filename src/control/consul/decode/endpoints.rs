@@ -74,7 +74,6 @@ fn weight(weights: Weights, health: Health) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::{Value, json};
 

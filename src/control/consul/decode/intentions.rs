@@ -64,7 +64,6 @@ fn rule(wire: &Wire) -> Rule {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::{Value, json};
 

@@ -36,7 +36,6 @@ fn bounds(direction: &str, wire: Option<&MeshTlsDirection>) -> Result<TlsBounds,
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::{Value, json};
 

@@ -180,7 +180,6 @@ fn access_log(logs: Option<&AccessLogs>, problems: &mut Vec<Unusable>) -> Access
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use serde_json::{Value, json};
 

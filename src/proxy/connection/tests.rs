@@ -1,0 +1,76 @@
+//! The sniff, and reading ahead.
+
+use super::*;
+
+async fn pair() -> (Connection, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (Connection::plain(Socket::Unix(ours)), theirs)
+}
+
+#[tokio::test]
+async fn a_short_http1_request_is_told_apart_at_its_first_byte() {
+    let (mut connection, mut client) = pair().await;
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Http1);
+    drop(client);
+    let mut all = String::new();
+    connection.read_to_string(&mut all).await.unwrap();
+    assert_eq!(all, "GET / HTTP/1.0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_preface_in_pieces_is_http2_and_can_be_peeked() {
+    let (mut connection, mut client) = pair().await;
+    let writing = tokio::spawn(async move {
+        for piece in PREFACE.chunks(5) {
+            client.write_all(piece).await.unwrap();
+            client.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        client
+    });
+    assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Http2);
+    let mut peeked = [0; 24];
+    assert!(connection.try_peek(&mut peeked).await.unwrap());
+    assert_eq!(&peeked, PREFACE);
+    let mut read = [0; 24];
+    connection.read_exact(&mut read).await.unwrap();
+    assert_eq!(&read, PREFACE);
+    drop(writing.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_is_nothing_after_the_limit() {
+    let (mut connection, client) = pair().await;
+    assert_eq!(connection.sniff(Duration::from_secs(5)).await, Spoken::Nothing);
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_stuck_write_takes_the_clients_bytes_in() {
+    let (mut connection, mut client) = pair().await;
+    connection.read_ahead();
+    const MUCH: usize = 4 << 20;
+    // Both sides only write until all is sent: more than any socket buffer holds, so one of them must give way.
+    let sending = async {
+        client.write_all(&vec![b'q'; MUCH]).await.unwrap();
+        let mut answer = vec![0; MUCH];
+        client.read_exact(&mut answer).await.unwrap();
+        AsyncWriteExt::shutdown(&mut client).await.unwrap();
+    };
+    let answering = async {
+        connection.write_all(&vec![b'a'; MUCH]).await.unwrap();
+        connection.flush().await.unwrap();
+        let mut question = Vec::new();
+        connection.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question.len(), MUCH);
+    };
+    timeout(Duration::from_secs(20), async { tokio::join!(sending, answering) }).await.expect("neither side is stuck");
+}
+
+#[tokio::test]
+async fn a_client_that_left_is_not_readable() {
+    let (mut connection, client) = pair().await;
+    drop(client);
+    assert!(!connection.readable().await);
+}

@@ -10,6 +10,7 @@ pub mod certs;
 pub mod clients;
 pub mod components;
 pub mod consul;
+pub mod envoy;
 pub mod load;
 pub mod net;
 pub mod ports;

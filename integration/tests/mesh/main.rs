@@ -10,6 +10,7 @@ mod drain;
 mod echo;
 mod intentions;
 mod interop;
+mod mixed;
 mod outage;
 mod refusals;
 mod rotation;

@@ -6,6 +6,7 @@ mod balance;
 mod builtin;
 mod cases;
 mod cases_resolver;
+mod differential;
 mod drain;
 mod echo;
 mod intentions;

@@ -243,10 +243,12 @@ mod tests {
     use crate::{
         control::testing,
         model::{
+            balance::BalancePolicy,
             identity::ServiceName,
             intention::{Action, Pattern, Rule, Source},
             listener::{Protocol, Role},
             registration::Target,
+            route::RouteTable,
         },
         snapshot::{self, Subscriber},
     };
@@ -281,14 +283,16 @@ mod tests {
             datacenter: "dc1".into(),
             sni: "api.sni".into(),
             connect_timeout: Duration::from_secs(5),
+            balance: BalancePolicy::default(),
             filter: "".into(),
             only_passing: false,
         }
     }
 
     fn chain(targets: &[&str]) -> Change {
-        let targets = targets.iter().map(|id| target(id)).collect();
-        let chain = Chain { protocol: Protocol::Tcp, targets, request_timeout: None };
+        let targets: Vec<Target> = targets.iter().map(|id| target(id)).collect();
+        let routes = Arc::new(RouteTable::direct(targets.len(), None));
+        let chain = Chain { protocol: Protocol::Tcp, routes, targets, problems: Vec::new() };
         Change::Chain { upstream: UpstreamKey("api".into()), chain: Ok(Arc::new(chain)) }
     }
 

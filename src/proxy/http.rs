@@ -357,7 +357,7 @@ pub fn record<'a>(exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
 fn whole_timeout(listener: &Listener) -> Option<Duration> {
     match &listener.role {
         Role::Inbound(inbound) => inbound.request_timeout,
-        Role::Upstream(upstream) => upstream.route.timeout,
+        Role::Upstream(upstream) => upstream.routes.routes.first().and_then(|r| r.timeout),
     }
 }
 

@@ -162,9 +162,9 @@ impl Workshop {
                     Some(Side::Upstream(clusters)) => clusters,
                     _ => &[],
                 };
-                let clusters = upstream.route.clusters.iter().map(|cluster| live_cluster(listener, cluster, &keys, known));
+                let clusters = upstream.clusters.iter().map(|cluster| live_cluster(listener, cluster, &keys, known));
                 let clusters = clusters.collect::<Result<Vec<_>, _>>()?;
-                let all = upstream.route.clusters.iter().flat_map(|c| c.endpoints.iter());
+                let all = upstream.clusters.iter().flat_map(|c| c.endpoints.iter());
                 let (healthy, unhealthy): (Vec<_>, Vec<_>) = all.partition(|e| e.is_healthy());
                 metrics.endpoints(healthy.len(), unhealthy.len());
                 Side::Upstream(clusters)

@@ -1,14 +1,16 @@
 //! A compiled discovery chain: `POST /v1/discovery-chain/<name>`.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use consul_api_types::{ChainResolver, ChainTarget, CompiledChain, GoDuration};
 
 use super::registration::name;
 use crate::model::{
+    balance::BalancePolicy,
     cluster::TargetId,
     listener::Protocol,
     registration::{Chain, Target},
+    route::{self, RouteTable},
 };
 
 /// A resolver's `ConnectTimeout` when unset, as Consul compiles it.
@@ -39,8 +41,9 @@ pub fn chain(chain: &CompiledChain) -> Result<Chain, String> {
         let wire = chain.targets.get(id).ok_or_else(|| format!("the chain names target {id:?} but does not hold it"))?;
         targets.push(target(id, wire, resolver));
     }
-    let request_timeout = resolver.request_timeout.to_std().filter(|timeout| !timeout.is_zero());
-    Ok(Chain { protocol, targets, request_timeout })
+    let timeout = resolver.request_timeout.to_std().filter(|timeout| !timeout.is_zero());
+    let routes = Arc::new(RouteTable::direct(targets.len(), Some(timeout.unwrap_or(route::TIMEOUT))));
+    Ok(Chain { protocol, routes, targets, problems: Vec::new() })
 }
 
 fn target(id: &str, wire: &ChainTarget, resolver: &ChainResolver) -> Target {
@@ -51,6 +54,7 @@ fn target(id: &str, wire: &ChainTarget, resolver: &ChainResolver) -> Target {
         datacenter: wire.datacenter.as_str().into(),
         sni: if wire.peer.is_empty() { wire.sni.as_str() } else { "" }.into(),
         connect_timeout: set(resolver.connect_timeout).or(set(wire.connect_timeout)).unwrap_or(CONNECT_TIMEOUT),
+        balance: BalancePolicy::default(),
         filter: wire.subset.filter.as_str().into(),
         only_passing: wire.subset.only_passing,
     }
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn a_resolver_gives_its_target_then_its_failover_targets_in_order() {
         let chain = decode(captured()).unwrap();
-        assert_eq!((chain.protocol, chain.request_timeout), (Protocol::Http, Some(Duration::from_secs(7))));
+        assert_eq!((chain.protocol, chain.routes.routes[0].timeout), (Protocol::Http, Some(Duration::from_secs(7))));
         let seen: Vec<_> = chain.targets.iter().map(|t| (&*t.service.name, &*t.datacenter, &*t.sni)).collect();
         assert_eq!(seen, [("db", "dc1", "db.sni"), ("dbalt", "dc1", "dbalt.sni"), ("s2", "", ""), ("db", "dc7", "db.sni")]);
         let first = &chain.targets[0];
@@ -112,7 +116,7 @@ mod tests {
         wire["Nodes"][node]["Resolver"]["ConnectTimeout"] = json!("0s");
         wire["Targets"]["v1.db.default.default.dc1"]["ConnectTimeout"] = json!("");
         let chain = decode(wire);
-        assert!(chain.is_ok_and(|c| c.request_timeout.is_none() && c.targets[0].connect_timeout == CONNECT_TIMEOUT));
+        assert!(chain.is_ok_and(|c| c.routes.routes[0].timeout == Some(route::TIMEOUT) && c.targets[0].connect_timeout == CONNECT_TIMEOUT));
     }
 
     #[test]

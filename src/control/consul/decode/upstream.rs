@@ -10,6 +10,7 @@ use consul_api_types::{Upstream, UpstreamConfig as Opaque};
 
 use super::registration::{name, unreadable};
 use crate::model::{
+    balance::{Limits, PassiveHealth},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
     registration::{Unusable, UpstreamConfig, UpstreamKey},
@@ -67,6 +68,10 @@ fn upstream(at: usize, upstream: &Upstream, own: &ServiceName, problems: &mut Ve
         protocol: config.protocol.as_deref().and_then(Protocol::parse),
         connect_timeout: config.connect_timeout.filter(|timeout| !timeout.is_zero()),
         mesh_gateway: mode.or(config.mesh_gateway.as_deref()).map(Into::into),
+        limits: Limits::default(),
+        passive: PassiveHealth::default(),
+        sticky: None,
+        slow_start: None,
     })
 }
 

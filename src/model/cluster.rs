@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde::Serialize;
 
 use super::{
+    balance::{Balance, Limits, PassiveHealth},
     identity::{ServiceName, SpiffeId},
     listener::{Address, Protocol},
 };
@@ -36,6 +37,12 @@ pub struct Cluster {
     pub protocol: Protocol,
     /// How long connecting may take, TCP and TLS together.
     pub connect_timeout: Duration,
+    /// How its endpoints are chosen among.
+    pub balance: Balance,
+    /// Bounds on what it is given at once.
+    pub limits: Limits,
+    /// When a failing endpoint is left out.
+    pub passive: PassiveHealth,
     /// All instances, the unhealthy ones too (they are shown, never chosen).
     pub endpoints: Arc<[Arc<Endpoint>]>,
 }

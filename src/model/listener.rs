@@ -11,6 +11,8 @@ use super::{
     identity::ServiceName,
     intention::Intentions,
     mesh::TlsBounds,
+    path::Normalization,
+    route::RouteTable,
 };
 
 /// What is spoken on a listener or to a cluster.
@@ -174,6 +176,8 @@ pub struct Inbound {
     pub idle_timeout: Option<Duration>,
     /// Most connections at once (`max_inbound_connections`); `None` is no limit.
     pub max_connections: Option<u32>,
+    /// How requests are brought into their one form before anything looks at them.
+    pub normalization: Normalization,
     /// What becomes of `x-forwarded-client-cert`.
     pub xfcc: Xfcc,
 }
@@ -193,15 +197,8 @@ pub enum Xfcc {
 pub struct Upstream {
     /// Name of the upstream's destination, for logs and metrics.
     pub destination: ServiceName,
-    /// How calls travel.
-    pub route: Route,
-}
-
-/// Where a call goes and how long it may take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Route {
-    /// The clusters in failover order; the first with a healthy endpoint serves. Never empty.
+    /// Which call goes where.
+    pub routes: Arc<RouteTable>,
+    /// The clusters that the routes' legs name by their place.
     pub clusters: Vec<Arc<Cluster>>,
-    /// How long a request may take in all; `None` is without limit. Envoy's default of 15 s holds.
-    pub timeout: Option<Duration>,
 }

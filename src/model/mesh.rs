@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::path::Normalization;
+
 /// A TLS protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub enum TlsVersion {
@@ -39,4 +41,6 @@ pub struct MeshConfig {
     pub outgoing: TlsBounds,
     /// Remove `x-forwarded-client-cert` rather than append to it.
     pub sanitize_xfcc: bool,
+    /// How requests that peers make to us are brought into one form.
+    pub normalization: Normalization,
 }

@@ -3,13 +3,19 @@
 //! Strings are parsed once into these types and never looked at again; policy, routing and forwarding use one form.
 
 pub mod access_log;
+pub mod balance;
 pub mod cluster;
 pub mod credentials;
+pub mod format;
 pub mod identity;
 pub mod intention;
+pub mod jwt;
 pub mod listener;
+pub mod matching;
 pub mod mesh;
+pub mod path;
 pub mod registration;
+pub mod route;
 pub mod secret;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -6,9 +6,11 @@ use serde::Serialize;
 
 use super::{
     access_log::AccessLog,
+    balance::{BalancePolicy, Limits, PassiveHealth, Sticky},
     cluster::TargetId,
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
+    route::RouteTable,
 };
 
 /// Our own proxy registration (`GET /v1/agent/service/<proxy id>`), decoded.
@@ -74,17 +76,27 @@ pub struct UpstreamConfig {
     pub connect_timeout: Option<Duration>,
     /// Mesh gateway mode, if set: sent along with the chain query.
     pub mesh_gateway: Option<Arc<str>>,
+    /// `limits`, with the defaults for what is not set.
+    pub limits: Limits,
+    /// `passive_health_check`, with the defaults for what is not set.
+    pub passive: PassiveHealth,
+    /// `aralez_sticky_cookie`: a setting of ours, which Consul passes on as it stands.
+    pub sticky: Option<Sticky>,
+    /// `aralez_slow_start`: a setting of ours, which Consul passes on as it stands.
+    pub slow_start: Option<Duration>,
 }
 
-/// A compiled discovery chain, as far as this version routes: one resolver with its failover targets.
+/// A compiled discovery chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Chain {
     /// Protocol of the chain.
     pub protocol: Protocol,
-    /// The targets in failover order; never empty.
+    /// Its routes; their legs name the targets by their place.
+    pub routes: Arc<RouteTable>,
+    /// The targets, each with the balancing of the resolver that leads to it.
     pub targets: Vec<Target>,
-    /// The resolver's request timeout, when it is the chain's start.
-    pub request_timeout: Option<Duration>,
+    /// What in it could not be used; the rest lives.
+    pub problems: Vec<Unusable>,
 }
 
 /// A target of a chain.
@@ -100,6 +112,8 @@ pub struct Target {
     pub sni: Arc<str>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
+    /// How its endpoints are chosen among.
+    pub balance: BalancePolicy,
     /// The subset's filter expression, evaluated by Consul; empty is none.
     pub filter: Arc<str>,
     /// Whether only instances with all checks passing count.

@@ -13,12 +13,15 @@ use super::{listeners::Listeners, live::Workshop, plane};
 use crate::{
     model::{
         access_log::AccessLog,
+        balance::{Balance, Limits, PassiveHealth},
         cluster::{Cluster, Endpoint, Health, TargetId},
         credentials::Identity,
         identity::ServiceName,
         intention::{DefaultPolicy, Intentions},
         listener::*,
         mesh::TlsBounds,
+        path::Normalization,
+        route::RouteTable,
         testing::{Ca, id},
     },
     snapshot::{Publisher, Snapshot, channel},
@@ -112,6 +115,7 @@ impl Mesh {
             request_timeout: Some(Duration::from_secs(15)),
             idle_timeout: None,
             max_connections: None,
+            normalization: Normalization::default(),
             xfcc: Xfcc::AppendForward,
         });
         let cluster = Arc::new(Cluster {
@@ -122,10 +126,13 @@ impl Mesh {
             expected: Arc::new([id(self.expected)]),
             protocol: self.protocol,
             connect_timeout: Duration::from_secs(5),
+            balance: Balance::default(),
+            limits: Limits::default(),
+            passive: PassiveHealth::default(),
             endpoints: Arc::new([endpoint(free_port()), endpoint(self.public)]),
         });
-        let route = Route { clusters: vec![cluster], timeout: Some(Duration::from_secs(15)) };
-        let upstream = Role::Upstream(Upstream { destination: ServiceName::local("api"), route });
+        let routes = Arc::new(RouteTable::direct(1, Some(Duration::from_secs(15))));
+        let upstream = Role::Upstream(Upstream { destination: ServiceName::local("api"), routes, clusters: vec![cluster] });
         self.generation += 1;
         let listeners = BTreeMap::from([
             listener("public", "api", self.public, &self.api, inbound),

@@ -3,22 +3,19 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
 };
 
 use super::{Problem, Snapshot, check, inputs::*};
 use crate::model::{
+    balance::Balance,
     cluster::{Cluster, Endpoint, Health},
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId},
     intention::{DefaultPolicy, Intention, Intentions},
-    listener::{Bind, Inbound, Listener, ListenerKey, Protocol, Role, Route, Upstream, Xfcc},
+    listener::{Bind, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
     mesh::MeshConfig,
     registration::{Chain, Registration, Target, UpstreamConfig},
 };
-
-/// Envoy's default route timeout, which Consul leaves in force.
-const DEFAULT_ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The name of the listener that mesh peers call.
 const PUBLIC: &str = "public";
@@ -137,10 +134,13 @@ impl Sidecar<'_> {
             let chain = known.and_then(|k| k.chain.as_ref());
             match (known, chain) {
                 (Some(known), Some(Ok(chain))) if awaited(Some(known)).is_none() => {
-                    let route = self.route(&key, config, chain, known, &identity);
-                    if route.clusters.is_empty() {
-                        continue;
+                    if let Some(why) = &known.refused {
+                        self.problem(&format!("upstream {}", config.key.0), why, "the upstream keeps its last good chain");
                     }
+                    for bad in &chain.problems {
+                        self.problem(&format!("upstream {}, {}", config.key.0, bad.path), &bad.why, &bad.advice);
+                    }
+                    let upstream = self.upstream(&key, config, chain, known, &identity);
                     self.add(Listener {
                         key,
                         service: parts.registration.service.clone(),
@@ -149,7 +149,7 @@ impl Sidecar<'_> {
                         identity: identity.clone(),
                         tls: parts.mesh.outgoing.clone(),
                         access_log: access_log.clone(),
-                        role: Role::Upstream(Upstream { destination: config.destination.clone(), route }),
+                        role: Role::Upstream(upstream),
                     });
                 }
                 (_, Some(Err(why))) => {
@@ -244,35 +244,38 @@ impl Sidecar<'_> {
             request_timeout: registration.local_request_timeout,
             idle_timeout: registration.local_idle_timeout,
             max_connections: registration.max_inbound_connections,
+            normalization: parts.mesh.normalization,
             xfcc,
         }
     }
 
-    fn route(&mut self, key: &ListenerKey, config: &UpstreamConfig, chain: &Chain, known: &UpstreamInputs, identity: &Identity) -> Route {
+    fn upstream(
+        &mut self,
+        key: &ListenerKey,
+        config: &UpstreamConfig,
+        chain: &Chain,
+        known: &UpstreamInputs,
+        identity: &Identity,
+    ) -> Upstream {
         let protocol = config.protocol.unwrap_or(chain.protocol);
         let last = match self.last.listeners.get(key).map(|l| &l.role) {
-            Some(Role::Upstream(upstream)) => upstream.route.clusters.clone(),
-            _ => Vec::new(),
+            Some(Role::Upstream(upstream)) => Some(upstream),
+            _ => None,
         };
-        let mut clusters = Vec::new();
-        for target in &chain.targets {
-            let path = format!("upstream {}, target {}", config.key.0, target.id);
-            if target.sni.is_empty() {
-                self.problem(
-                    &path,
-                    "the agent gave no TLS server name for it",
-                    "it is left out; targets in a cluster peer are not supported yet",
-                );
-                continue;
-            }
+        let mut clusters = Vec::with_capacity(chain.targets.len());
+        for (place, target) in chain.targets.iter().enumerate() {
             if let Some(why) = known.failed.get(&target.id) {
+                let path = format!("upstream {}, target {}", config.key.0, target.id);
                 self.problem(&path, why, "it serves nothing until the agent can list its instances");
             }
-            let cluster = cluster(target, protocol, known, identity);
-            let same = last.iter().find(|l| ***l == cluster).cloned();
-            clusters.push(same.unwrap_or_else(|| Arc::new(cluster)));
+            let cluster = cluster(config, target, protocol, known, identity);
+            // Unchanged chains keep their targets' places; otherwise the cluster is looked for.
+            let at_place = last.and_then(|l| l.clusters.get(place)).filter(|l| ***l == cluster);
+            let same = at_place.or_else(|| last.and_then(|l| l.clusters.iter().find(|l| ***l == cluster)));
+            clusters.push(same.cloned().unwrap_or_else(|| Arc::new(cluster)));
         }
-        Route { clusters, timeout: chain.request_timeout.or(Some(DEFAULT_ROUTE_TIMEOUT)) }
+        let routes = last.map(|l| &l.routes).filter(|last| **last == chain.routes).unwrap_or(&chain.routes).clone();
+        Upstream { destination: config.destination.clone(), routes, clusters }
     }
 }
 
@@ -289,7 +292,7 @@ fn awaited(known: Option<&UpstreamInputs>) -> Option<String> {
     }
 }
 
-fn cluster(target: &Target, protocol: Protocol, known: &UpstreamInputs, identity: &Identity) -> Cluster {
+fn cluster(config: &UpstreamConfig, target: &Target, protocol: Protocol, known: &UpstreamInputs, identity: &Identity) -> Cluster {
     // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
     let service: ServiceName = target.service.clone();
     let expected = SpiffeId::service(identity.roots.trust_domain.clone(), service.clone(), &target.datacenter);
@@ -301,6 +304,9 @@ fn cluster(target: &Target, protocol: Protocol, known: &UpstreamInputs, identity
         expected: Arc::new([expected]),
         protocol,
         connect_timeout: target.connect_timeout,
+        balance: Balance { policy: target.balance, sticky: config.sticky.clone(), slow_start: config.slow_start },
+        limits: config.limits,
+        passive: config.passive,
         endpoints: known.endpoints.get(&target.id).cloned().unwrap_or_else(|| Arc::new([])),
     }
 }

@@ -12,8 +12,9 @@ use crate::{
         credentials::{Identity, Leaf, Roots},
         identity::{ServiceName, SpiffeId, TrustDomain},
         intention::{DefaultPolicy, Intentions},
-        listener::{Address, Bind, Inbound, Listener, ListenerKey, Protocol, Role, Route, Upstream, Xfcc},
+        listener::{Address, Bind, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
         mesh::TlsBounds,
+        path::Normalization,
         secret::Secret,
     },
     telemetry::record::{Flag, HttpPart, Record},
@@ -52,6 +53,7 @@ pub(crate) fn inbound(access_log: AccessLog, not_after: i64) -> Listener {
         request_timeout: None,
         idle_timeout: None,
         max_connections: None,
+        normalization: Normalization::default(),
         xfcc: Xfcc::AppendForward,
     });
     listener("public", role, access_log, not_after)
@@ -59,8 +61,8 @@ pub(crate) fn inbound(access_log: AccessLog, not_after: i64) -> Listener {
 
 /// The listener of `web` for calls to `api`.
 pub(crate) fn outbound() -> Listener {
-    let route = Route { clusters: Vec::new(), timeout: None };
-    listener("upstream:api", Role::Upstream(Upstream { destination: ServiceName::local("api"), route }), AccessLog::default(), i64::MAX)
+    let upstream = Upstream { destination: ServiceName::local("api"), routes: Arc::default(), clusters: Vec::new() };
+    listener("upstream:api", Role::Upstream(upstream), AccessLog::default(), i64::MAX)
 }
 
 /// A connection record with nothing but a listener in it.

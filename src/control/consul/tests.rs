@@ -127,7 +127,7 @@ impl Bench {
 
 fn endpoints(snapshot: &Snapshot) -> usize {
     let upstreams = snapshot.listeners.values().filter_map(|l| if let Role::Upstream(u) = &l.role { Some(u) } else { None });
-    upstreams.flat_map(|u| &u.route.clusters).map(|c| c.endpoints.len()).sum()
+    upstreams.flat_map(|u| &u.clusters).map(|c| c.endpoints.len()).sum()
 }
 
 const ALONE: [&str; 6] = ["default intention policy", "intentions web", "leaf web", "mesh entry", "registration", "roots"];

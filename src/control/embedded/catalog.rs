@@ -8,11 +8,13 @@ use crate::{
     control::reconciler::{Change, SidecarFeed},
     model::{
         access_log::AccessLog,
+        balance::{BalancePolicy, Limits, PassiveHealth},
         cluster::{Endpoint, Health, TargetId},
         identity::{DEFAULT, ServiceName},
         intention::{Intention, Pattern, Rule, Source},
         listener::{Address, Bind},
         registration::{Chain, Registration, Target, UpstreamConfig, UpstreamKey},
+        route::{self, RouteTable},
     },
 };
 
@@ -44,6 +46,10 @@ impl PlannedService {
             protocol: None,
             connect_timeout: None,
             mesh_gateway: None,
+            limits: Limits::default(),
+            passive: PassiveHealth::default(),
+            sticky: None,
+            slow_start: None,
         };
         Registration {
             proxy_id: self.proxy_id().into(),
@@ -77,10 +83,12 @@ impl Plan {
                     datacenter: DATACENTER.into(),
                     sni: format!("{}.{DEFAULT}.{DATACENTER}.internal.{TRUST_DOMAIN}", destination.name).into(),
                     connect_timeout: CONNECT_TIMEOUT,
+                    balance: BalancePolicy::default(),
                     filter: "".into(),
                     only_passing: false,
                 }],
-                request_timeout: None,
+                routes: Arc::new(RouteTable::direct(1, Some(route::TIMEOUT))),
+                problems: Vec::new(),
             };
             let endpoint = Endpoint {
                 id: format!("dev/{}", destination.proxy_id()).into(),

@@ -57,7 +57,7 @@ async fn a_mesh_compiles_without_a_problem_and_its_intentions_hold() {
     let snapshot = next(&mut running.snapshots, |s| s.listeners.len() == 3).await;
     assert_eq!(snapshot.problems, []);
     let Role::Upstream(upstream) = &snapshot.listeners[&key("web-sidecar-proxy", "upstream:api")].role else { panic!() };
-    let cluster = &upstream.route.clusters[0];
+    let cluster = &upstream.clusters[0];
     assert_eq!(&*cluster.sni, "api.default.dc1.internal.dev.aralez");
     assert_eq!(cluster.expected.iter().map(ToString::to_string).collect::<Vec<_>>(), ["spiffe://dev.aralez/ns/default/dc/dc1/svc/api"]);
     let api = running.plan.services.iter().find(|s| s.name == "api").unwrap();

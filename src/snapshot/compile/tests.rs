@@ -2,13 +2,17 @@
 
 use std::net::SocketAddr;
 
+use std::time::Duration;
+
 use super::*;
 use crate::model::{
     access_log::AccessLog,
+    balance::{BalancePolicy, Limits, PassiveHealth},
     cluster::TargetId,
     intention::{Action, Pattern, Rule, Source},
     listener::Address,
     registration::{EndpointsByTarget, UpstreamKey},
+    route::RouteTable,
     testing::Ca,
 };
 
@@ -40,6 +44,10 @@ fn registration(upstream_port: u16) -> Registration {
             protocol: None,
             connect_timeout: None,
             mesh_gateway: None,
+            limits: Limits::default(),
+            passive: PassiveHealth::default(),
+            sticky: None,
+            slow_start: None,
         }],
         problems: Vec::new(),
     }
@@ -52,9 +60,16 @@ fn target() -> Target {
         datacenter: "dc1".into(),
         sni: "api.default.dc1.internal.test".into(),
         connect_timeout: Duration::from_secs(5),
+        balance: BalancePolicy::default(),
         filter: "".into(),
         only_passing: false,
     }
+}
+
+/// A chain that fails over from each target to the next.
+fn chain(targets: Vec<Target>) -> Chain {
+    let routes = Arc::new(RouteTable::direct(targets.len(), None));
+    Chain { protocol: Protocol::Http, routes, targets, problems: Vec::new() }
 }
 
 fn endpoints(ports: &[u16]) -> EndpointsByTarget {
@@ -63,7 +78,7 @@ fn endpoints(ports: &[u16]) -> EndpointsByTarget {
 }
 
 fn sidecar(ca: &Ca) -> SidecarInputs {
-    let chain = Chain { protocol: Protocol::Http, targets: vec![target()], request_timeout: None };
+    let chain = chain(vec![target()]);
     let upstream = UpstreamInputs { chain: Some(Ok(Arc::new(chain))), endpoints: endpoints(&[1]), ..UpstreamInputs::default() };
     SidecarInputs {
         registration: Some(Arc::new(registration(9191))),
@@ -193,6 +208,14 @@ fn an_upstream_without_a_usable_chain_keeps_its_last_form_with_the_new_leaf() {
 }
 
 #[test]
+fn an_upstream_whose_newer_chain_cannot_be_followed_is_served_by_the_good_one_and_named() {
+    let mut inputs = sidecar(&Ca::new());
+    inputs.upstreams.get_mut(&UpstreamKey("api".into())).unwrap().refused = Some("route 1: Match.HTTP.PathRegex: no".into());
+    let snapshot = compiled(&inputs, &Snapshot::default()).snapshot;
+    assert_eq!((snapshot.listeners.len(), snapshot.problems[0].why.as_str()), (2, "route 1: Match.HTTP.PathRegex: no"));
+}
+
+#[test]
 fn two_listeners_on_one_address_are_one_listener_and_a_problem() {
     let ca = Ca::new();
     let mut inputs = sidecar(&ca);
@@ -208,11 +231,11 @@ fn a_target_whose_instances_cannot_be_listed_serves_nothing_but_the_next_one_doe
     let mut inputs = sidecar(&ca);
     let upstream = inputs.upstreams.get_mut(&UpstreamKey("api".into())).unwrap();
     let far = Target { id: TargetId("api.default.default.dc9".into()), datacenter: "dc9".into(), ..target() };
-    upstream.chain = Some(Ok(Arc::new(Chain { protocol: Protocol::Http, targets: vec![far.clone(), target()], request_timeout: None })));
+    upstream.chain = Some(Ok(Arc::new(chain(vec![far.clone(), target()]))));
     upstream.failed.insert(far.id, "No path to datacenter".into());
     let compiled = compiled(&inputs, &Snapshot::default());
     assert!(compiled.missing.is_empty());
     let Role::Upstream(upstream) = &listener(&compiled.snapshot, "upstream:api").role else { panic!() };
-    let healthy: Vec<bool> = upstream.route.clusters.iter().map(|c| c.is_healthy()).collect();
+    let healthy: Vec<bool> = upstream.clusters.iter().map(|c| c.is_healthy()).collect();
     assert_eq!(healthy, [false, true]);
 }

@@ -2,7 +2,10 @@
 
 use consul_api_types::{Mesh, MeshTlsDirection};
 
-use crate::model::mesh::{MeshConfig, TlsBounds, TlsVersion};
+use crate::model::{
+    mesh::{MeshConfig, TlsBounds, TlsVersion},
+    path::Normalization,
+};
 
 /// Decodes the mesh entry.
 ///
@@ -13,6 +16,7 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshConfig, String> {
     Ok(MeshConfig {
         incoming: bounds("Incoming", tls.and_then(|tls| tls.incoming.as_ref()))?,
         outgoing: bounds("Outgoing", tls.and_then(|tls| tls.outgoing.as_ref()))?,
+        normalization: Normalization::default(),
         sanitize_xfcc: mesh.http.as_ref().is_some_and(|http| http.sanitize_x_forwarded_client_cert),
     })
 }

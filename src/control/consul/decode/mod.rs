@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod endpoints;
 pub mod intentions;
+pub mod jwt_provider;
 pub mod mesh;
 pub mod registration;
 mod upstream;

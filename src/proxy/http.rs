@@ -221,7 +221,7 @@ impl ProxyHttp for Sidecar {
                 session.set_keepalive(None);
             }
             if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
-                context.upgraded.store(true, std::sync::atomic::Ordering::Relaxed);
+                context.tunnel.begin(exchange.live.as_ref().and_then(|live| timing::idle(exchange, live)));
             }
         }
         if let Some(live) = exchange.live.clone()

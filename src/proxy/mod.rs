@@ -6,6 +6,7 @@
 pub mod balance;
 pub mod connection;
 pub mod exchange;
+pub mod filter;
 pub mod gate;
 pub mod guard;
 pub mod headers;

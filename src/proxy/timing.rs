@@ -29,7 +29,7 @@ fn whole(exchange: &Exchange, live: &Live) -> Option<Duration> {
 }
 
 /// How long the exchange may stand still.
-fn idle(exchange: &Exchange, live: &Live) -> Option<Duration> {
+pub fn idle(exchange: &Exchange, live: &Live) -> Option<Duration> {
     match &live.listener.role {
         Role::Inbound(inbound) => inbound.idle_timeout,
         Role::Upstream(_) => exchange.taken(live).map_or(Some(route::IDLE_TIMEOUT), |(route, _)| route.idle_timeout),

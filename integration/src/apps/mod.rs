@@ -1,10 +1,10 @@
 //! Small apps in the test's own process, each on a port of its own or a Unix socket.
 //!
-//! [`tcp_echo`] for bytes; [`http_echo`] for HTTP/1.1, WebSocket, HTTP/2 and gRPC-shaped streams on one port; [`target_echo`] for
-//! raw paths. An app ends, with its connections, when its [`App`] is dropped.
+//! [`tcp_echo`] for bytes; [`http_echo`] for HTTP/1.1, WebSocket, HTTP/2 and gRPC-shaped streams on one port; [`head_echo`] for
+//! raw heads. An app ends, with its connections, when its [`App`] is dropped.
 
+mod head;
 mod http;
-mod target;
 mod tcp;
 
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 
 use crate::net::Address;
 
+pub use head::head_echo;
 pub use http::{http_echo, http_echo_on};
-pub use target::target_echo;
 pub use tcp::{FAREWELL, tcp_echo, tcp_echo_on};
 
 /// A running app.

@@ -1,4 +1,4 @@
-//! Intentions and requests, made so that they meet: few names, few values, and paths that differ in spelling rather than in meaning.
+//! Intentions, routes and requests, made so that they meet: few names, few values, and paths that differ in spelling rather than in meaning.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -59,7 +59,8 @@ pub fn wildcard_sources(rng: &mut Rng) -> Vec<Value> {
     sources
 }
 
-fn permission(rng: &mut Rng) -> Value {
+/// Half of a match, in the words that permissions and routes share: a path or none, methods or none.
+fn path_and_methods(rng: &mut Rng) -> Value {
     let mut http = json!({});
     match rng.u8(..4) {
         0 => http["PathExact"] = json!(pick(rng, &EXACT)),
@@ -72,15 +73,28 @@ fn permission(rng: &mut Rng) -> Value {
         let first = rng.usize(..METHODS.len() - 1);
         http["Methods"] = json!(&METHODS[first..=first + rng.usize(..2)]);
     }
+    http
+}
+
+fn permission(rng: &mut Rng) -> Value {
+    let mut http = path_and_methods(rng);
     let tests = rng.usize(..=2);
     if tests > 0 || http == json!({}) {
-        http["Header"] = (0..tests.max(1)).map(|_| header_test(rng)).collect();
+        http["Header"] = (0..tests.max(1)).map(|_| permission_header(rng)).collect();
     }
     json!({"Action": action(rng), "HTTP": http})
 }
 
-fn header_test(rng: &mut Rng) -> Value {
+fn permission_header(rng: &mut Rng) -> Value {
     let operator = pick(rng, &["Present", "Exact", "Prefix", "Suffix", "Contains", "Regex"]);
+    let mut test = header_test(rng, operator);
+    if !matches!(operator, "Present" | "Regex") {
+        test["IgnoreCase"] = json!(often(rng, 30));
+    }
+    test
+}
+
+fn header_test(rng: &mut Rng, operator: &str) -> Value {
     let operand = match operator {
         "Present" => json!(true),
         "Regex" => json!(pick(rng, &VALUE_REGEX)),
@@ -88,10 +102,47 @@ fn header_test(rng: &mut Rng) -> Value {
     };
     let mut test = json!({"Name": pick(rng, &HEADERS), "Invert": often(rng, 30)});
     test[operator] = operand;
-    if !matches!(operator, "Present" | "Regex") {
-        test["IgnoreCase"] = json!(often(rng, 30));
-    }
     test
+}
+
+/// A route of a `service-router` for `db`, to `db` itself or to `alt`.
+pub fn route(rng: &mut Rng) -> Value {
+    let mut http = path_and_methods(rng);
+    let (literal, regex) = (http.get("PathExact").or(http.get("PathPrefix")).is_some(), http.get("PathRegex").is_some());
+    if literal || regex {
+        http["CaseInsensitive"] = json!(often(rng, 25));
+    }
+    if often(rng, 35) {
+        let operator = pick(rng, &["Present", "Exact", "Prefix", "Suffix", "Regex"]);
+        http["Header"] = json!([header_test(rng, operator)]);
+    }
+    if often(rng, 25) {
+        let test = [json!({"Present": true}), json!({"Exact": "1"}), json!({"Regex": "[0-9]*"})];
+        http["QueryParam"] = json!([test[rng.usize(..test.len())]]);
+        http["QueryParam"][0]["Name"] = json!("q");
+    }
+    let mut destination = json!({"RequestHeaders": edits(rng, &["x-one", "X-Two", "x-new"])});
+    destination["ResponseHeaders"] = edits(rng, &["x-app", "X-New"]);
+    if often(rng, 50) {
+        destination["Service"] = json!("alt");
+    }
+    if literal && often(rng, 50) {
+        destination["PrefixRewrite"] = json!(pick(rng, &["/", "/b", "/b/", "/new?n=1"]));
+    }
+    json!({"Match": {"HTTP": http}, "Destination": destination})
+}
+
+fn edits(rng: &mut Rng, names: &[&str]) -> Value {
+    let mut edits = json!({});
+    for edit in ["Add", "Set"] {
+        if often(rng, 25) {
+            edits[edit] = json!({pick(rng, names): pick(rng, &["edited", "100%%", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"])});
+        }
+    }
+    if often(rng, 20) {
+        edits["Remove"] = json!([pick(rng, names)]);
+    }
+    edits
 }
 
 /// One request and who sends it.
@@ -103,6 +154,12 @@ pub struct Probe {
 }
 
 pub fn probe(rng: &mut Rng) -> Probe {
+    let source = if often(rng, 60) { 0 } else { rng.usize(..SOURCES.len()) };
+    Probe { source: SOURCES[source], bytes: request(rng) }
+}
+
+/// A request without body.
+pub fn request(rng: &mut Rng) -> Vec<u8> {
     let target = target(rng);
     let method = if often(rng, 60) { "GET" } else { pick(rng, &METHODS) };
     let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {}\r\n", pick(rng, &["db", "DB", "db:80", "v"]));
@@ -115,8 +172,7 @@ pub fn probe(rng: &mut Rng) -> Probe {
         head += &format!("x_one: {}\r\n", pick(rng, &VALUES));
     }
     head += "\r\n";
-    let source = if often(rng, 60) { 0 } else { rng.usize(..SOURCES.len()) };
-    Probe { source: SOURCES[source], bytes: head.into_bytes() }
+    head.into_bytes()
 }
 
 fn target(rng: &mut Rng) -> String {
@@ -125,8 +181,11 @@ fn target(rng: &mut Rng) -> String {
     for _ in 0..rng.usize(..=3) {
         respell(rng, &mut path);
     }
-    if often(rng, 25) {
-        path += pick(rng, &["?", "?q=1", "?/../b", "?a=%2F//b", "?%2e%2e"]);
+    if often(rng, 35) {
+        path += pick(
+            rng,
+            &["?", "?/../b", "?a=%2F//b", "?%2e%2e", "?q=1", "?q", "?q=", "?q=2&q=1", "?q=x&p=1", "?%71=1", "?q=%31", "?p;q=1", "?Q=1"],
+        );
     }
     if often(rng, 3) {
         path += "#top";

@@ -20,7 +20,7 @@ use crate::{
         intention::{DefaultPolicy, Intention},
         jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
-        registration::{Chain, Registration, UpstreamKey},
+        registration::{Chain, ExposedCheck, Registration, UpstreamKey},
     },
     snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
@@ -61,6 +61,8 @@ pub enum Change {
     DefaultPolicy(DefaultPolicy),
     /// The mesh entry; its default when there is none.
     Mesh(MeshConfig),
+    /// The app's checks that are exposed.
+    ExposedChecks(Vec<ExposedCheck>),
     /// An upstream's chain, or why there is none that can be followed.
     Chain {
         /// The upstream.
@@ -219,6 +221,7 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         }
         Change::DefaultPolicy(policy) => sidecar.default_policy = Some(policy),
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
+        Change::ExposedChecks(checks) => sidecar.exposed_checks = checks,
         Change::Chain { upstream, chain } => {
             if !names(sidecar, &upstream) {
                 return;
@@ -287,7 +290,7 @@ mod tests {
             identity::ServiceName,
             intention::{Action, Pattern, Rule, Source},
             listener::{Protocol, Role},
-            registration::Target,
+            registration::{Naming, Target},
             route::RouteTable,
         },
         snapshot::{self, Subscriber},
@@ -321,7 +324,7 @@ mod tests {
             id: TargetId(id.into()),
             service: ServiceName::local("api"),
             datacenter: "dc1".into(),
-            sni: "api.sni".into(),
+            naming: Naming::Chain("api.sni".into()),
             connect_timeout: Duration::from_secs(5),
             balance: BalancePolicy::default(),
             filter: "".into(),

@@ -43,6 +43,7 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
     let upstream = |(at, name): (usize, &&str)| UpstreamConfig {
         key: UpstreamKey((*name).into()),
         destination: ServiceName::local(name),
+        is_query: false,
         datacenter: None,
         bind: bind(9000 + u16::try_from(at).unwrap()),
         protocol: None,
@@ -65,6 +66,7 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         local_idle_timeout: Some(Duration::from_secs(300)),
         max_inbound_connections: None,
         exposed: Vec::new(),
+        exposes_checks: None,
         access_log: AccessLog::default(),
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
         problems: Vec::new(),

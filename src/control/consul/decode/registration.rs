@@ -73,19 +73,14 @@ pub fn registration(service: &AgentService, names: &Resolved) -> Result<Registra
             advice: "name each upstream with a LocalBindPort; those are served".to_owned(),
         });
     }
-    if proxy.expose.checks {
-        problems.push(Unusable {
-            path: "Proxy.Expose.Checks".to_owned(),
-            why: "exposed checks are not supported yet".to_owned(),
-            advice: "name the paths in Proxy.Expose.Paths".to_owned(),
-        });
-    }
     let own = name(&service.partition, &service.namespace, &proxy.destination_service_name);
     let upstreams = upstream::upstreams(&proxy.upstreams, &own, &mut problems);
     let limited = |timeout: Option<Duration>, default| timeout.map_or(Some(default), |t| (!t.is_zero()).then_some(t));
     let bind = bind(service, &config, names)?;
     let app = app(proxy, names, &mut problems);
+    let exposes_checks = proxy.expose.checks.then(|| proxy.destination_service_id.as_str().into());
     Ok(Registration {
+        exposes_checks,
         exposed: expose::paths(&proxy.expose.paths, &bind, &app, &mut problems),
         proxy_id: service.id.as_str().into(),
         datacenter: service.datacenter.as_str().into(),
@@ -303,7 +298,7 @@ mod tests {
             "Expose": {"Checks": true},
             "AccessLogs": {"Enabled": true, "Type": "syslog"},
             "Upstreams": [
-                {"DestinationName": "q", "DestinationType": "prepared_query", "LocalBindPort": 1},
+                {"DestinationName": "q", "DestinationType": "hope", "LocalBindPort": 1},
                 {"DestinationName": "p", "DestinationPeer": "cluster2", "LocalBindPort": 2},
                 {"DestinationName": "a", "LocalBindAddress": "nowhere", "LocalBindPort": 3},
                 {"DestinationName": "b", "LocalBindPort": 70000},

@@ -87,6 +87,7 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
         intentions: Some(Vec::new()),
         default_policy: Some(DefaultPolicy::Allow),
         mesh: Some(MeshConfig::default()),
+        tokens: TokenInputs::default(),
         upstreams: BTreeMap::from([(UpstreamKey("api".into()), upstream)]),
     }
 }

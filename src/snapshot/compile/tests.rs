@@ -90,6 +90,7 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
         intentions: Some(Vec::new()),
         default_policy: Some(DefaultPolicy::Allow),
         mesh: Some(MeshConfig::default()),
+        tokens: TokenInputs::default(),
         upstreams: BTreeMap::from([(UpstreamKey("api".into()), upstream)]),
         ..SidecarInputs::default()
     }

@@ -9,6 +9,7 @@ use crate::model::{
     credentials::{Leaf, Roots},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
+    metrics::MetricsConfig,
     registration::{Registration, UpstreamConfig, UpstreamKey},
     testing::Ca,
 };
@@ -66,6 +67,8 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         max_inbound_connections: None,
         access_log: AccessLog::default(),
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
+        metrics: MetricsConfig::nowhere(ServiceName::local(service), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }

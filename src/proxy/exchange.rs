@@ -5,15 +5,20 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::HeaderMap;
+
 use super::{
     connection::Context,
     live::{Live, LiveCluster, Side},
     refusal::Refusal,
 };
-use crate::model::{
-    cluster::Endpoint,
-    intention::{Action, Permit},
-    listener::Role,
+use crate::{
+    model::{
+        cluster::Endpoint,
+        intention::{Action, Permit},
+        listener::Role,
+    },
+    telemetry::metrics::ActiveRequest,
 };
 
 /// Most endpoints that one request is offered to.
@@ -50,6 +55,14 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u16>,
+    /// The answer's trailers, if the access log wants them.
+    pub trailers: Option<HeaderMap>,
+    /// From the beginning to the end of the request.
+    pub request_time: Option<Duration>,
+    /// From the beginning to the head of the answer.
+    pub response_time: Option<Duration>,
+    /// Counts it as active, for HTTP.
+    pub active: Option<ActiveRequest>,
     attempts: usize,
     tried: Vec<Arc<Endpoint>>,
     stale: Vec<Arc<Endpoint>>,
@@ -68,6 +81,10 @@ impl Default for Exchange {
             upstream_time: None,
             refusal: None,
             grpc_status: None,
+            trailers: None,
+            request_time: None,
+            response_time: None,
+            active: None,
             attempts: 0,
             tried: Vec::new(),
             stale: Vec::new(),
@@ -157,6 +174,11 @@ impl Exchange {
             None => false,
         };
         there && self.attempts < ATTEMPTS
+    }
+
+    /// How many endpoints it was offered to.
+    pub fn attempts(&self) -> u32 {
+        u32::try_from(self.attempts).unwrap_or(u32::MAX)
     }
 
     /// How often it was offered again after a failure.

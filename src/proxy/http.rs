@@ -80,6 +80,7 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        exchange.active = Some(live.metrics.request_began());
         let admitted = gate::check(session.req_header(), || session.to_h1_raw())
             .and_then(|()| Exchange::authorize(&context, &live))
             .and_then(|_| if live.has_endpoint() { Ok(()) } else { Err(Refusal::NoHealthyEndpoint) });
@@ -169,6 +170,7 @@ impl ProxyHttp for Sidecar {
     ) -> pingora_core::Result<()> {
         if let (true, Some(live)) = (end, &exchange.live) {
             exchange.deadline = deadline(session, live);
+            exchange.request_time = Some(exchange.begun.elapsed());
         }
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
@@ -184,6 +186,7 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         exchange.upstream_time = exchange.handed.map(|h| h.elapsed());
+        exchange.response_time = Some(exchange.begun.elapsed());
         exchange.grpc_status = grpc_status(&response.headers);
         if let Some(context) = &exchange.context {
             if context.draining.load(std::sync::atomic::Ordering::Relaxed) {
@@ -219,6 +222,9 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<Option<Bytes>> {
         exchange.grpc_status = grpc_status(trailers).or(exchange.grpc_status);
+        if exchange.live.as_ref().is_some_and(|live| live.listener.access_log.reads_trailers()) {
+            exchange.trailers = Some(trailers.clone());
+        }
         Ok(None)
     }
 
@@ -303,6 +309,11 @@ impl ProxyHttp for Sidecar {
                 user_agent: text("user-agent"),
                 request_id: text("x-request-id"),
                 upstream_time: exchange.upstream_time,
+                request: &head.headers,
+                response: session.response_written().map(|r| &r.headers),
+                trailers: exchange.trailers.as_ref(),
+                request_time: exchange.request_time,
+                response_time: exchange.response_time,
             }),
             flag,
             details: refusal.map_or(if gone { "downstream_remote_disconnect" } else { "via_upstream" }, Refusal::details),
@@ -349,7 +360,12 @@ pub fn record<'a>(exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
         downstream_local: context.and_then(|c| c.local),
         downstream_remote: context.and_then(|c| c.remote),
         server_name: context.and_then(|c| c.server_name.as_deref()),
+        tls_version: context.and_then(|c| c.tls_version),
+        downstream_failure: None,
         transport_failure: None,
+        route: None,
+        attempts: exchange.attempts(),
+        connection: context.map_or(0, |c| c.id),
     }
 }
 

@@ -16,8 +16,9 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     connection::{Connection, Context, Socket, Spoken},
+    exchange::Exchange,
     headers,
-    http::Sidecar,
+    http::{Sidecar, record},
     listeners::Turn,
     live::{Live, Side},
     tcp,
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     model::listener::{Listener, Role, Xfcc},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, record::Record},
 };
 
 /// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
@@ -60,6 +61,10 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
                 }
                 now.metrics.tls_failed(cause(&why));
                 tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+                let mut exchange = Exchange::default();
+                exchange.pin(&Arc::new(context));
+                let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
+                plane.telemetry.access.log_refused(&failed);
                 return;
             }
         },
@@ -119,6 +124,7 @@ async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, c
         _ => None,
     };
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.tls_version = Some(ssl.version_str());
     context.peer = Some(Peer { id, xfcc });
     Ok(connection)
 }

@@ -13,6 +13,7 @@ use crate::{
         identity::{DEFAULT, ServiceName},
         intention::{Intention, Pattern, Rule, Source},
         listener::{Address, Bind},
+        metrics::MetricsConfig,
         registration::{Chain, Registration, Target, UpstreamConfig, UpstreamKey},
         route::{self, RouteTable},
     },
@@ -63,8 +64,10 @@ impl PlannedService {
             local_idle_timeout: Some(IDLE_TIMEOUT),
             max_inbound_connections: None,
             access_log: AccessLog::default(),
+            metrics: MetricsConfig::nowhere(ServiceName::local(&self.name), DATACENTER),
             upstreams: self.upstreams.iter().map(upstream).collect(),
             problems: Vec::new(),
+            ignored: Vec::new(),
         }
     }
 }

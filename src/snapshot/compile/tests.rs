@@ -11,6 +11,7 @@ use crate::model::{
     cluster::TargetId,
     intention::{Action, Pattern, Rule, Source},
     listener::Address,
+    metrics::MetricsConfig,
     registration::{EndpointsByTarget, UpstreamKey},
     route::RouteTable,
     testing::Ca,
@@ -49,7 +50,9 @@ fn registration(upstream_port: u16) -> Registration {
             sticky: None,
             slow_start: None,
         }],
+        metrics: MetricsConfig::nowhere(ServiceName::local("web"), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }
 

@@ -4,5 +4,6 @@ pub mod chain;
 pub mod endpoints;
 pub mod intentions;
 pub mod mesh;
+pub mod observability;
 pub mod registration;
 mod upstream;

@@ -1,6 +1,10 @@
 //! The one owner of the inputs: gathers changes, compiles, publishes, and says what is missing or wrong.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -14,10 +18,11 @@ use crate::{
         cluster::{Endpoint, TargetId},
         credentials::{Leaf, Roots},
         intention::{DefaultPolicy, Intention},
+        jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
         registration::{Chain, Registration, UpstreamKey},
     },
-    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, compile},
+    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
 
 /// A burst is over when nothing came for this long …
@@ -41,6 +46,17 @@ pub enum Change {
     Roots(Roots),
     /// The intentions towards us, all of them.
     Intentions(Vec<Intention>),
+    /// The `jwt-provider` entries that the intentions name; sent before the intentions that do.
+    RequiredProviders(BTreeSet<Arc<str>>),
+    /// The `jwt-provider` entries, all of them, or why they cannot be read; those known before stay then.
+    Providers(Result<Vec<Arc<ProviderEntry>>, String>),
+    /// The keys of a place that an entry names, or why there are none; those known before stay then.
+    Keys {
+        /// The place.
+        place: KeyPlace,
+        /// Its keys.
+        keys: Result<Arc<KeySet>, String>,
+    },
     /// The default intention policy.
     DefaultPolicy(DefaultPolicy),
     /// The mesh entry; its default when there is none.
@@ -183,6 +199,24 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         Change::Leaf(leaf) => sidecar.leaf = Some(leaf),
         Change::Roots(roots) => sidecar.roots = Some(roots),
         Change::Intentions(intentions) => sidecar.intentions = Some(intentions),
+        Change::RequiredProviders(names) if names.is_empty() => sidecar.tokens = TokenInputs::default(),
+        Change::RequiredProviders(names) => {
+            sidecar.tokens.required = names;
+            sidecar.tokens.forget();
+        }
+        Change::Providers(entries) => {
+            let known = &mut sidecar.tokens.entries;
+            if entries.is_ok() || !matches!(known, Some(Ok(_))) {
+                *known = Some(entries);
+            }
+            sidecar.tokens.forget();
+        }
+        Change::Keys { place, keys } => {
+            let known = sidecar.tokens.keys.get(&place).is_some_and(Result::is_ok);
+            if sidecar.tokens.asks(&place) && (keys.is_ok() || !known) {
+                sidecar.tokens.keys.insert(place, keys);
+            }
+        }
         Change::DefaultPolicy(policy) => sidecar.default_policy = Some(policy),
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
         Change::Chain { upstream, chain } => {
@@ -190,11 +224,17 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
                 return;
             }
             let known = sidecar.upstreams.entry(upstream).or_default();
-            if let Ok(chain) = &chain {
-                known.endpoints.retain(|id, _| has_target(chain, id));
-                known.failed.retain(|id, _| has_target(chain, id));
+            match (chain, &known.chain) {
+                // The good one stays in force, and with it the news of its instances.
+                (Err(why), Some(Ok(_))) => known.refused = Some(why),
+                (Err(why), _) => known.chain = Some(Err(why)),
+                (Ok(chain), _) => {
+                    known.endpoints.retain(|id, _| has_target(&chain, id));
+                    known.failed.retain(|id, _| has_target(&chain, id));
+                    known.refused = None;
+                    known.chain = Some(Ok(chain));
+                }
             }
-            known.chain = Some(chain);
         }
         Change::Endpoints { upstream, target, endpoints } => {
             if let Some(known) = sidecar.upstreams.get_mut(&upstream)
@@ -407,6 +447,16 @@ mod tests {
         assert!(api.endpoints.is_empty() && api.failed.is_empty());
         assert!(applied([grown, vec![registration(&[]), endpoints("t1")]].concat()).upstreams.is_empty());
         assert!(applied(vec![registration(&[]), chain(&["t1"])]).upstreams.is_empty());
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_followed_leaves_the_good_one_in_force() {
+        let refused = || Change::Chain { upstream: UpstreamKey("api".into()), chain: Err("route 1: no".to_owned()) };
+        let changes = vec![registration(&["api"]), refused(), chain(&["t1"]), refused(), endpoints("t1")];
+        let known = applied(changes.clone()).upstreams.into_values().next().unwrap();
+        assert!(known.chain.unwrap().is_ok() && known.endpoints.len() == 1 && known.refused.as_deref() == Some("route 1: no"));
+        let known = applied([changes, vec![chain(&["t1"])]].concat()).upstreams.into_values().next().unwrap();
+        assert_eq!((known.endpoints.len(), known.refused), (1, None));
     }
 
     #[test]

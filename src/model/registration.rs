@@ -37,6 +37,8 @@ pub struct Registration {
     pub local_idle_timeout: Option<Duration>,
     /// `max_inbound_connections`; `None` is no limit.
     pub max_inbound_connections: Option<u32>,
+    /// `Expose`: the paths that are served in clear.
+    pub exposed: Vec<ExposedPath>,
     /// `AccessLogs`.
     pub access_log: AccessLog,
     /// Where metrics go.
@@ -56,6 +58,21 @@ pub struct Ignored {
     pub path: String,
     /// Why it has no effect.
     pub why: &'static str,
+}
+
+/// A path of the app that is served in clear (`Proxy.Expose.Paths`, or made from a check).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExposedPath {
+    /// Where it is served.
+    pub bind: Bind,
+    /// The exact path.
+    pub path: Arc<str>,
+    /// Where the app has it.
+    pub app: Address,
+    /// `http`, or `http2` for an app that speaks nothing else on that port.
+    pub protocol: Protocol,
+    /// Only callers of this host are served.
+    pub near_only: bool,
 }
 
 /// A part of the registration that could not be used.

@@ -23,7 +23,7 @@ use prometheus::{
 
 use self::pulled::Pulled;
 pub use self::{
-    listener::{ActiveRequest, ListenerMetrics},
+    listener::{ListenerMetrics, RequestInFlight},
     scope::Scope,
 };
 use crate::model::listener::{Listener, ListenerKey};

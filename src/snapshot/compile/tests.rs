@@ -36,6 +36,7 @@ fn registration(upstream_port: u16) -> Registration {
         local_request_timeout: None,
         local_idle_timeout: None,
         max_inbound_connections: None,
+        exposed: Vec::new(),
         access_log: AccessLog::default(),
         upstreams: vec![UpstreamConfig {
             key: UpstreamKey("api".into()),
@@ -208,6 +209,14 @@ fn an_upstream_without_a_usable_chain_keeps_its_last_form_with_the_new_leaf() {
     assert_eq!(second.problems[0].path, "upstream api");
     let start = compiled(&inputs, &Snapshot::default());
     assert_eq!((start.snapshot.listeners.len(), start.missing.len()), (1, 0), "it does not hold the sidecar back");
+}
+
+#[test]
+fn an_upstream_whose_newer_chain_cannot_be_followed_is_served_by_the_good_one_and_named() {
+    let mut inputs = sidecar(&Ca::new());
+    inputs.upstreams.get_mut(&UpstreamKey("api".into())).unwrap().refused = Some("route 1: Match.HTTP.PathRegex: no".into());
+    let snapshot = compiled(&inputs, &Snapshot::default()).snapshot;
+    assert_eq!((snapshot.listeners.len(), snapshot.problems[0].why.as_str()), (2, "route 1: Match.HTTP.PathRegex: no"));
 }
 
 #[test]

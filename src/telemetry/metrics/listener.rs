@@ -57,9 +57,9 @@ pub struct ListenerMetrics {
 
 /// A request that counts as active as long as this lives.
 #[derive(Debug)]
-pub struct ActiveRequest(IntGauge);
+pub struct RequestInFlight(IntGauge);
 
-impl Drop for ActiveRequest {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -77,7 +77,7 @@ enum Side {
 impl Side {
     fn of(role: &Role) -> Self {
         match role {
-            Role::Inbound(_) => Self::Inbound,
+            Role::Inbound(_) | Role::Exposed(_) => Self::Inbound,
             Role::Upstream(upstream) => Self::Outbound(upstream.destination.clone()),
         }
     }
@@ -128,9 +128,9 @@ impl ListenerMetrics {
     }
 
     /// A request began; it is active until what is returned is dropped.
-    pub fn request_began(&self) -> ActiveRequest {
+    pub fn request_began(&self) -> RequestInFlight {
         self.active_requests.inc();
-        ActiveRequest(self.active_requests.clone())
+        RequestInFlight(self.active_requests.clone())
     }
 
     /// A handshake with a client failed. `reason` is one of a few stable words.

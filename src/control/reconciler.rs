@@ -136,7 +136,7 @@ pub fn channel() -> (Feed, Reconciler) {
 impl Reconciler {
     /// Applies changes and publishes what follows from them, until `shutdown` or until no feed is left.
     ///
-    /// A snapshot is published only when a listener or a problem differs from the last one.
+    /// A snapshot is published only when something in it differs from the last one.
     pub async fn run(mut self, publisher: Publisher, shutdown: CancellationToken) {
         while let Some(Some((id, change))) = shutdown.run_until_cancelled(self.changes.recv()).await {
             apply(&mut self.inputs, id, change);
@@ -185,7 +185,7 @@ impl Reconciler {
 fn differs(new: &Snapshot, last: &Snapshot) -> bool {
     let same_listeners = new.listeners.len() == last.listeners.len()
         && new.listeners.iter().zip(&last.listeners).all(|((k, l), (last_k, last_l))| k == last_k && Arc::ptr_eq(l, last_l));
-    !same_listeners || new.problems != last.problems
+    !same_listeners || new.problems != last.problems || new.metrics != last.metrics || new.ignored != last.ignored
 }
 
 fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {

@@ -9,6 +9,7 @@ use crate::model::{
     credentials::{Leaf, Roots},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
+    metrics::MetricsConfig,
     registration::{Registration, UpstreamConfig, UpstreamKey},
     testing::Ca,
 };
@@ -69,6 +70,8 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         exposes_checks: None,
         access_log: AccessLog::default(),
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
+        metrics: MetricsConfig::nowhere(ServiceName::local(service), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }

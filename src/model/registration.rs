@@ -10,6 +10,7 @@ use super::{
     cluster::TargetId,
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
+    metrics::MetricsConfig,
     route::RouteTable,
 };
 
@@ -42,10 +43,23 @@ pub struct Registration {
     pub exposes_checks: Option<Arc<str>>,
     /// `AccessLogs`.
     pub access_log: AccessLog,
+    /// Where metrics go.
+    pub metrics: MetricsConfig,
     /// The upstreams with a listener, in the registration's order.
     pub upstreams: Vec<UpstreamConfig>,
     /// What in the registration could not be used; each has its path.
     pub problems: Vec<Unusable>,
+    /// What in the registration means nothing here, sorted by path.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A setting of the registration that means nothing here: no mistake, but without effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// Where, for example `Proxy.Config.envoy_tracing_json`.
+    pub path: String,
+    /// Why it has no effect.
+    pub why: &'static str,
 }
 
 /// A path of the app that is served in clear (`Proxy.Expose.Paths`, or made from a check).

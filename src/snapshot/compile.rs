@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Problem, Snapshot, check, inputs::*};
+use super::{Ignored, Problem, Snapshot, check, inputs::*};
 use crate::model::{
     balance::Balance,
     cluster::{Cluster, Endpoint, Health},
@@ -120,6 +120,7 @@ impl Sidecar<'_> {
         for bad in &parts.registration.problems {
             self.problem(&bad.path, &bad.why, &bad.advice);
         }
+        self.observability(parts.registration);
         let Some(identity) = self.identity(parts) else { return };
         let access_log = Arc::new(parts.registration.access_log.clone());
         let inbound = self.inbound(parts, &identity);
@@ -182,6 +183,16 @@ impl Sidecar<'_> {
                 _ => self.keep(&key, &identity),
             }
         }
+    }
+
+    /// Where metrics go, keeping the last `Arc` if nothing changed; and what was said without effect.
+    fn observability(&mut self, registration: &Registration) {
+        let last = self.last.metrics.get(self.id).filter(|last| ***last == registration.metrics);
+        let metrics = last.cloned().unwrap_or_else(|| Arc::new(registration.metrics.clone()));
+        self.out.snapshot.metrics.insert(self.id.clone(), metrics);
+        let sidecar = self.id.to_string();
+        let ignored = registration.ignored.iter().map(|i| Ignored { sidecar: sidecar.clone(), path: i.path.clone(), why: i.why });
+        self.out.snapshot.ignored.extend(ignored);
     }
 
     fn key(&self, name: &str) -> ListenerKey {

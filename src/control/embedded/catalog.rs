@@ -13,6 +13,7 @@ use crate::{
         identity::{DEFAULT, ServiceName},
         intention::{Intention, Pattern, Rule, Source},
         listener::{Address, Bind},
+        metrics::MetricsConfig,
         registration::{Chain, Naming, Registration, Target, UpstreamConfig, UpstreamKey},
         route::{self, RouteTable},
     },
@@ -66,8 +67,10 @@ impl PlannedService {
             exposed: Vec::new(),
             exposes_checks: None,
             access_log: AccessLog::default(),
+            metrics: MetricsConfig::nowhere(ServiceName::local(&self.name), DATACENTER),
             upstreams: self.upstreams.iter().map(upstream).collect(),
             problems: Vec::new(),
+            ignored: Vec::new(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::model::{
     cluster::TargetId,
     intention::{Action, Pattern, Rule, Source},
     listener::Address,
+    metrics::MetricsConfig,
     registration::{EndpointsByTarget, Naming, UpstreamKey},
     route::RouteTable,
     testing::Ca,
@@ -52,7 +53,9 @@ fn registration(upstream_port: u16) -> Registration {
             sticky: None,
             slow_start: None,
         }],
+        metrics: MetricsConfig::nowhere(ServiceName::local("web"), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod expose;
 pub mod intentions;
 pub mod jwt_provider;
 pub mod mesh;
+pub mod observability;
 pub mod query;
 pub mod registration;
 mod upstream;

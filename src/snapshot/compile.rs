@@ -1,5 +1,7 @@
 //! Inputs to snapshot: pure, part by part, reusing what did not change.
 
+mod tokens;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -12,8 +14,8 @@ use crate::model::{
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId},
     intention::{DefaultPolicy, Intention, Intentions},
-    listener::{Bind, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
-    mesh::MeshConfig,
+    listener::{Address, Bind, Exposed, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
+    mesh::{MeshConfig, TlsBounds},
     registration::{Chain, Registration, Target, UpstreamConfig},
 };
 
@@ -76,6 +78,7 @@ struct Parts<'a> {
     intentions: &'a [Intention],
     default: DefaultPolicy,
     mesh: &'a MeshConfig,
+    tokens: &'a TokenInputs,
 }
 
 impl Sidecar<'_> {
@@ -92,6 +95,7 @@ impl Sidecar<'_> {
         need(inputs.intentions.is_some(), "intentions");
         need(inputs.default_policy.is_some(), "default intention policy");
         need(inputs.mesh.is_some(), "mesh entry");
+        missing.extend(tokens::awaited(&inputs.tokens));
         for upstream in inputs.registration.iter().flat_map(|r| &r.upstreams) {
             if let Some(what) = awaited(inputs.upstreams.get(&upstream.key)) {
                 missing.push(format!("upstream {}: {what}", upstream.key.0));
@@ -103,11 +107,11 @@ impl Sidecar<'_> {
         if !complete && !started {
             return;
         }
-        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, upstreams } = inputs;
+        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, tokens, upstreams } = inputs;
         if let (Some(registration), Some(leaf), Some(roots), Some(intentions), Some(default), Some(mesh)) =
             (registration.as_deref(), leaf, roots, intentions, *default_policy, mesh)
         {
-            self.build(&Parts { registration, roots, leaf, intentions, default, mesh }, upstreams);
+            self.build(&Parts { registration, roots, leaf, intentions, default, mesh, tokens }, upstreams);
         }
     }
 
@@ -128,6 +132,23 @@ impl Sidecar<'_> {
             access_log: access_log.clone(),
             role: Role::Inbound(inbound),
         });
+        for exposed in &parts.registration.exposed {
+            self.add(Listener {
+                key: self.key(&format!("exposed:{}{}", exposed.bind.address, exposed.path)),
+                service: parts.registration.service.clone(),
+                bind: exposed.bind.clone(),
+                protocol: exposed.protocol,
+                identity: identity.clone(),
+                tls: TlsBounds::default(),
+                access_log: access_log.clone(),
+                role: Role::Exposed(Exposed {
+                    path: exposed.path.clone(),
+                    app: Arc::new(local_app(&exposed.app)),
+                    connect_timeout: parts.registration.local_connect_timeout,
+                    near_only: exposed.near_only,
+                }),
+            });
+        }
         for config in &parts.registration.upstreams {
             let key = self.key(&format!("upstream:{}", config.key.0));
             let known = upstreams.get(&config.key);
@@ -213,9 +234,9 @@ impl Sidecar<'_> {
     fn inbound(&mut self, parts: &Parts<'_>, identity: &Identity) -> Inbound {
         let registration = parts.registration;
         let last = self.last.listeners.get(&self.key(PUBLIC)).map(|l| l.role.clone());
-        let (last_intentions, last_app) = match last {
-            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app)),
-            _ => (None, None),
+        let (last_intentions, last_app, last_providers) = match last {
+            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app), inbound.providers),
+            _ => (None, None, Arc::default()),
         };
         if parts.default == DefaultPolicy::Unknown {
             let why = "the agent did not tell it; callers that no intention names are denied";
@@ -232,14 +253,16 @@ impl Sidecar<'_> {
             }
         }
         let intentions = Intentions::new(identity.roots.trust_domain.clone(), parts.default, parts.intentions.to_vec());
-        let app = Endpoint { id: "local_app".into(), address: registration.app.clone(), weight: 1, health: Health::Passing };
+        let app = local_app(&registration.app);
         let xfcc = match registration.protocol {
             Protocol::Http | Protocol::Http2 if !parts.mesh.sanitize_xfcc => Xfcc::AppendForward,
             _ => Xfcc::Sanitize,
         };
+        let providers = self.providers(parts.tokens, &last_providers);
         Inbound {
             intentions: last_intentions.filter(|last| **last == intentions).unwrap_or_else(|| Arc::new(intentions)),
             app: last_app.filter(|last| **last == app).unwrap_or_else(|| Arc::new(app)),
+            providers: if providers == *last_providers { last_providers } else { Arc::new(providers) },
             connect_timeout: registration.local_connect_timeout,
             request_timeout: registration.local_request_timeout,
             idle_timeout: registration.local_idle_timeout,
@@ -277,6 +300,11 @@ impl Sidecar<'_> {
         let routes = last.map(|l| &l.routes).filter(|last| **last == chain.routes).unwrap_or(&chain.routes).clone();
         Upstream { destination: config.destination.clone(), routes, clusters }
     }
+}
+
+/// The local app as an endpoint.
+fn local_app(address: &Address) -> Endpoint {
+    Endpoint { id: "local_app".into(), address: address.clone(), weight: 1, health: Health::Passing }
 }
 
 /// What an upstream still waits for, if anything.

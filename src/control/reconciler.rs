@@ -1,6 +1,10 @@
 //! The one owner of the inputs: gathers changes, compiles, publishes, and says what is missing or wrong.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -14,10 +18,11 @@ use crate::{
         cluster::{Endpoint, TargetId},
         credentials::{Leaf, Roots},
         intention::{DefaultPolicy, Intention},
+        jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
-        registration::{Chain, Registration, UpstreamKey},
+        registration::{Chain, ExposedCheck, Registration, UpstreamKey},
     },
-    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, compile},
+    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
 
 /// A burst is over when nothing came for this long …
@@ -41,10 +46,23 @@ pub enum Change {
     Roots(Roots),
     /// The intentions towards us, all of them.
     Intentions(Vec<Intention>),
+    /// The `jwt-provider` entries that the intentions name; sent before the intentions that do.
+    RequiredProviders(BTreeSet<Arc<str>>),
+    /// The `jwt-provider` entries, all of them, or why they cannot be read; those known before stay then.
+    Providers(Result<Vec<Arc<ProviderEntry>>, String>),
+    /// The keys of a place that an entry names, or why there are none; those known before stay then.
+    Keys {
+        /// The place.
+        place: KeyPlace,
+        /// Its keys.
+        keys: Result<Arc<KeySet>, String>,
+    },
     /// The default intention policy.
     DefaultPolicy(DefaultPolicy),
     /// The mesh entry; its default when there is none.
     Mesh(MeshConfig),
+    /// The app's checks that are exposed.
+    ExposedChecks(Vec<ExposedCheck>),
     /// An upstream's chain, or why there is none that can be followed.
     Chain {
         /// The upstream.
@@ -118,7 +136,7 @@ pub fn channel() -> (Feed, Reconciler) {
 impl Reconciler {
     /// Applies changes and publishes what follows from them, until `shutdown` or until no feed is left.
     ///
-    /// A snapshot is published only when a listener or a problem differs from the last one.
+    /// A snapshot is published only when something in it differs from the last one.
     pub async fn run(mut self, publisher: Publisher, shutdown: CancellationToken) {
         while let Some(Some((id, change))) = shutdown.run_until_cancelled(self.changes.recv()).await {
             apply(&mut self.inputs, id, change);
@@ -167,7 +185,7 @@ impl Reconciler {
 fn differs(new: &Snapshot, last: &Snapshot) -> bool {
     let same_listeners = new.listeners.len() == last.listeners.len()
         && new.listeners.iter().zip(&last.listeners).all(|((k, l), (last_k, last_l))| k == last_k && Arc::ptr_eq(l, last_l));
-    !same_listeners || new.problems != last.problems
+    !same_listeners || new.problems != last.problems || new.metrics != last.metrics || new.ignored != last.ignored
 }
 
 fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
@@ -183,8 +201,27 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         Change::Leaf(leaf) => sidecar.leaf = Some(leaf),
         Change::Roots(roots) => sidecar.roots = Some(roots),
         Change::Intentions(intentions) => sidecar.intentions = Some(intentions),
+        Change::RequiredProviders(names) if names.is_empty() => sidecar.tokens = TokenInputs::default(),
+        Change::RequiredProviders(names) => {
+            sidecar.tokens.required = names;
+            sidecar.tokens.forget();
+        }
+        Change::Providers(entries) => {
+            let known = &mut sidecar.tokens.entries;
+            if entries.is_ok() || !matches!(known, Some(Ok(_))) {
+                *known = Some(entries);
+            }
+            sidecar.tokens.forget();
+        }
+        Change::Keys { place, keys } => {
+            let known = sidecar.tokens.keys.get(&place).is_some_and(Result::is_ok);
+            if sidecar.tokens.asks(&place) && (keys.is_ok() || !known) {
+                sidecar.tokens.keys.insert(place, keys);
+            }
+        }
         Change::DefaultPolicy(policy) => sidecar.default_policy = Some(policy),
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
+        Change::ExposedChecks(checks) => sidecar.exposed_checks = checks,
         Change::Chain { upstream, chain } => {
             if !names(sidecar, &upstream) {
                 return;
@@ -253,7 +290,7 @@ mod tests {
             identity::ServiceName,
             intention::{Action, Pattern, Rule, Source},
             listener::{Protocol, Role},
-            registration::Target,
+            registration::{Naming, Target},
             route::RouteTable,
         },
         snapshot::{self, Subscriber},
@@ -287,7 +324,7 @@ mod tests {
             id: TargetId(id.into()),
             service: ServiceName::local("api"),
             datacenter: "dc1".into(),
-            sni: "api.sni".into(),
+            naming: Naming::Chain("api.sni".into()),
             connect_timeout: Duration::from_secs(5),
             balance: BalancePolicy::default(),
             filter: "".into(),

@@ -13,6 +13,7 @@ mod jwt;
 mod lifecycle;
 mod listeners;
 mod local;
+mod observability;
 mod protocols;
 mod readiness;
 mod telemetry;

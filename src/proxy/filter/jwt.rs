@@ -41,10 +41,13 @@ pub struct Verifier {
     caches: Mutex<HashMap<Arc<str>, Cache>>,
 }
 
+/// What became of a provider's token.
+type Outcome = Result<Arc<Claims>, Rejected>;
+
 /// What became of each provider's token in one request.
 #[derive(Debug, Default)]
 pub struct Verified {
-    outcomes: Vec<(Arc<Provider>, Result<Arc<Claims>, Rejected>)>,
+    outcomes: Vec<(Arc<Provider>, Outcome)>,
 }
 
 impl Verifier {
@@ -55,7 +58,7 @@ impl Verifier {
         Verified { outcomes }
     }
 
-    fn token_of(&self, provider: &Arc<Provider>, request: &RequestView<'_>, now: f64) -> Result<Arc<Claims>, Rejected> {
+    fn token_of(&self, provider: &Arc<Provider>, request: &RequestView<'_>, now: f64) -> Outcome {
         let tokens: Vec<_> =
             provider.entry.locations.iter().flat_map(|location| locate::tokens(location, request)).take(MOST + 1).collect();
         if tokens.len() > MOST {
@@ -71,7 +74,7 @@ impl Verifier {
     }
 
     /// The claims of a token that stands but for its times.
-    fn claims(&self, provider: &Arc<Provider>, token: &[u8]) -> Result<Arc<Claims>, Rejected> {
+    fn claims(&self, provider: &Arc<Provider>, token: &[u8]) -> Outcome {
         if token.len() > LONGEST {
             return Err(Rejected::TooLong);
         }
@@ -117,8 +120,20 @@ impl Verified {
         }
         for (provider, outcome) in &self.outcomes {
             let Ok(claims) = outcome else { continue };
-            for location in &provider.entry.locations {
-                take_out(location, request);
+            let locations = &provider.entry.locations;
+            let forward = locations.iter().any(|location| matches!(location, Location::Header { forward: true, .. }));
+            for location in locations {
+                match location {
+                    Location::Header { name, prefix, forward: false } if locate::is_in_header(&request.headers, name, prefix) => {
+                        request.remove_header(name);
+                    }
+                    Location::Query(name) if !forward => {
+                        if let Some(uri) = locate::without_parameter(&request.uri, name) {
+                            request.set_uri(uri);
+                        }
+                    }
+                    Location::Header { .. } | Location::Query(_) | Location::Cookie(_) => {}
+                }
             }
             if let Some(forwarding) = &provider.entry.forwarding {
                 let padding = if forwarding.padded { (4 - claims.encoded.len() % 4) % 4 } else { 0 };
@@ -133,19 +148,5 @@ impl Tokens for Verified {
     fn claims(&self, provider: &str) -> Option<&Value> {
         let (_, outcome) = self.outcomes.iter().find(|(p, _)| *p.entry.name == *provider)?;
         outcome.as_ref().ok().map(|claims| &claims.value)
-    }
-}
-
-fn take_out(location: &Location, request: &mut RequestHeader) {
-    match location {
-        Location::Header { name, prefix, forward: false } if locate::in_header(&request.headers, name, prefix).next().is_some() => {
-            request.remove_header(name);
-        }
-        Location::Query(name) => {
-            if let Some(uri) = locate::without_parameter(&request.uri, name) {
-                request.set_uri(uri);
-            }
-        }
-        Location::Header { .. } | Location::Cookie(_) => {}
     }
 }

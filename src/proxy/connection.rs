@@ -37,6 +37,10 @@ use tokio::{
 use super::{live::Live, tls::Peer};
 use crate::model::intention::{Denied, Intentions, Verdict};
 
+mod head;
+
+pub use head::{Head, LONGEST as LONGEST_HEAD};
+
 /// Read buffer of a connection, bytes: whole requests of ordinary size in one read; larger reads bypass it.
 const READ_BUFFER: usize = 4096;
 /// How much of a request is taken in while the answer to it is stuck, bytes.
@@ -318,17 +322,7 @@ impl Connection {
 
     /// Waits until the client sends something; what came is kept for the next reader. `false` when it left.
     pub async fn readable(&mut self) -> bool {
-        if !self.ahead.is_empty() {
-            return true;
-        }
-        let mut first = [0; 1];
-        match self.read_transport(&mut first).await {
-            Ok(1) => {
-                self.ahead.extend_from_slice(&first);
-                true
-            }
-            _ => false,
-        }
+        !self.ahead.is_empty() || matches!(self.fill().await, Ok(1..))
     }
 
     /// Notes bytes that passed in one direction.

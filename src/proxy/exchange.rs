@@ -270,12 +270,29 @@ impl Exchange {
         if let Some(why) = why {
             self.refusal = Some(why);
         }
-        if !replayable {
-            return false;
+        let again = if replayable { self.again(&live, &chosen, outcome, idempotent, reused) } else { Err("not_replayable") };
+        let (endpoint, tries) = (&chosen.endpoint.address, self.attempts);
+        match again {
+            Ok(why) => tracing::debug!(%endpoint, tries, ?outcome, why, "the request is tried again"),
+            Err("answered") => {}
+            Err(why) => tracing::debug!(%endpoint, tries, ?outcome, why, "the failure stands"),
         }
-        let policy = self.taken(&live).and_then(|(route, _)| route.retry.as_ref());
-        let Decision::Repeat { by_policy, budgeted, pause, .. } = retry::decide(policy, self.repeated, outcome, idempotent) else {
-            return false;
+        again.is_ok()
+    }
+
+    /// Prepares another try, or does not; why, in stable words for the log.
+    fn again(
+        &mut self,
+        live: &Live,
+        chosen: &Chosen,
+        outcome: Outcome,
+        idempotent: bool,
+        reused: bool,
+    ) -> Result<&'static str, &'static str> {
+        let policy = self.taken(live).and_then(|(route, _)| route.retry.as_ref());
+        let (why, by_policy, budgeted, pause) = match retry::decide(policy, self.repeated, outcome, idempotent) {
+            Decision::Repeat { why, by_policy, budgeted, pause } => (why, by_policy, budgeted, pause),
+            Decision::Stop(why) => return Err(why),
         };
         let second_chance = reused && outcome == Outcome::Reset && !self.stale.iter().any(|s| Arc::ptr_eq(s, &chosen.endpoint));
         if second_chance {
@@ -286,27 +303,27 @@ impl Exchange {
         let more = match &live.side {
             // The app is the only endpoint of its side: a second try makes sense only if the connection was stale.
             Side::App(_) => second_chance,
-            Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(&live).is_some()),
+            Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(live).is_some()),
         };
         if !more {
-            return false;
+            return Err("no_other_endpoint");
         }
         if budgeted && let Some(cluster) = &chosen.cluster {
             self.held.retry = None;
             self.held.retry = cluster.state.breaker.retry(&cluster.cluster.limits);
             if self.held.retry.is_none() {
-                return false;
+                return Err("retry_budget");
             }
         }
         if by_policy {
             self.repeated += 1;
             self.pause = pause;
-            if self.next(&live).is_none() {
+            if self.next(live).is_none() {
                 // The policy asks for tries, not for endpoints: whoever was tried may be asked again.
                 self.tried.clear();
             }
         }
-        true
+        Ok(why)
     }
 
     /// What header values are made of. `status` is the answer's; 0 is for the request.

@@ -57,6 +57,7 @@ impl Sidecar {
     /// gate → authorize → route.
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
         gate::check(session.req_header(), || session.to_h1_raw())?;
+        headers::drop_controls(session.req_header_mut());
         match &live.listener.role {
             Role::Inbound(inbound) => {
                 gate::normalize(session.req_header_mut(), &inbound.normalization)?;

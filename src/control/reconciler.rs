@@ -1,6 +1,10 @@
 //! The one owner of the inputs: gathers changes, compiles, publishes, and says what is missing or wrong.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -14,10 +18,11 @@ use crate::{
         cluster::{Endpoint, TargetId},
         credentials::{Leaf, Roots},
         intention::{DefaultPolicy, Intention},
+        jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
-        registration::{Chain, Registration, UpstreamKey},
+        registration::{Chain, ExposedCheck, Registration, UpstreamKey},
     },
-    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, compile},
+    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
 
 /// A burst is over when nothing came for this long …
@@ -41,10 +46,23 @@ pub enum Change {
     Roots(Roots),
     /// The intentions towards us, all of them.
     Intentions(Vec<Intention>),
+    /// The `jwt-provider` entries that the intentions name; sent before the intentions that do.
+    RequiredProviders(BTreeSet<Arc<str>>),
+    /// The `jwt-provider` entries, all of them, or why they cannot be read; those known before stay then.
+    Providers(Result<Vec<Arc<ProviderEntry>>, String>),
+    /// The keys of a place that an entry names, or why there are none; those known before stay then.
+    Keys {
+        /// The place.
+        place: KeyPlace,
+        /// Its keys.
+        keys: Result<Arc<KeySet>, String>,
+    },
     /// The default intention policy.
     DefaultPolicy(DefaultPolicy),
     /// The mesh entry; its default when there is none.
     Mesh(MeshConfig),
+    /// The app's checks that are exposed.
+    ExposedChecks(Vec<ExposedCheck>),
     /// An upstream's chain, or why there is none that can be followed.
     Chain {
         /// The upstream.
@@ -118,7 +136,7 @@ pub fn channel() -> (Feed, Reconciler) {
 impl Reconciler {
     /// Applies changes and publishes what follows from them, until `shutdown` or until no feed is left.
     ///
-    /// A snapshot is published only when a listener or a problem differs from the last one.
+    /// A snapshot is published only when something in it differs from the last one.
     pub async fn run(mut self, publisher: Publisher, shutdown: CancellationToken) {
         while let Some(Some((id, change))) = shutdown.run_until_cancelled(self.changes.recv()).await {
             apply(&mut self.inputs, id, change);
@@ -167,7 +185,7 @@ impl Reconciler {
 fn differs(new: &Snapshot, last: &Snapshot) -> bool {
     let same_listeners = new.listeners.len() == last.listeners.len()
         && new.listeners.iter().zip(&last.listeners).all(|((k, l), (last_k, last_l))| k == last_k && Arc::ptr_eq(l, last_l));
-    !same_listeners || new.problems != last.problems
+    !same_listeners || new.problems != last.problems || new.metrics != last.metrics || new.ignored != last.ignored
 }
 
 fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
@@ -183,18 +201,43 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         Change::Leaf(leaf) => sidecar.leaf = Some(leaf),
         Change::Roots(roots) => sidecar.roots = Some(roots),
         Change::Intentions(intentions) => sidecar.intentions = Some(intentions),
+        Change::RequiredProviders(names) if names.is_empty() => sidecar.tokens = TokenInputs::default(),
+        Change::RequiredProviders(names) => {
+            sidecar.tokens.required = names;
+            sidecar.tokens.forget();
+        }
+        Change::Providers(entries) => {
+            let known = &mut sidecar.tokens.entries;
+            if entries.is_ok() || !matches!(known, Some(Ok(_))) {
+                *known = Some(entries);
+            }
+            sidecar.tokens.forget();
+        }
+        Change::Keys { place, keys } => {
+            let known = sidecar.tokens.keys.get(&place).is_some_and(Result::is_ok);
+            if sidecar.tokens.asks(&place) && (keys.is_ok() || !known) {
+                sidecar.tokens.keys.insert(place, keys);
+            }
+        }
         Change::DefaultPolicy(policy) => sidecar.default_policy = Some(policy),
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
+        Change::ExposedChecks(checks) => sidecar.exposed_checks = checks,
         Change::Chain { upstream, chain } => {
             if !names(sidecar, &upstream) {
                 return;
             }
             let known = sidecar.upstreams.entry(upstream).or_default();
-            if let Ok(chain) = &chain {
-                known.endpoints.retain(|id, _| has_target(chain, id));
-                known.failed.retain(|id, _| has_target(chain, id));
+            match (chain, &known.chain) {
+                // The good one stays in force, and with it the news of its instances.
+                (Err(why), Some(Ok(_))) => known.refused = Some(why),
+                (Err(why), _) => known.chain = Some(Err(why)),
+                (Ok(chain), _) => {
+                    known.endpoints.retain(|id, _| has_target(&chain, id));
+                    known.failed.retain(|id, _| has_target(&chain, id));
+                    known.refused = None;
+                    known.chain = Some(Ok(chain));
+                }
             }
-            known.chain = Some(chain);
         }
         Change::Endpoints { upstream, target, endpoints } => {
             if let Some(known) = sidecar.upstreams.get_mut(&upstream)
@@ -247,7 +290,7 @@ mod tests {
             identity::ServiceName,
             intention::{Action, Pattern, Rule, Source},
             listener::{Protocol, Role},
-            registration::Target,
+            registration::{Naming, Target},
             route::RouteTable,
         },
         snapshot::{self, Subscriber},
@@ -281,7 +324,7 @@ mod tests {
             id: TargetId(id.into()),
             service: ServiceName::local("api"),
             datacenter: "dc1".into(),
-            sni: "api.sni".into(),
+            naming: Naming::Chain("api.sni".into()),
             connect_timeout: Duration::from_secs(5),
             balance: BalancePolicy::default(),
             filter: "".into(),
@@ -407,6 +450,16 @@ mod tests {
         assert!(api.endpoints.is_empty() && api.failed.is_empty());
         assert!(applied([grown, vec![registration(&[]), endpoints("t1")]].concat()).upstreams.is_empty());
         assert!(applied(vec![registration(&[]), chain(&["t1"])]).upstreams.is_empty());
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_followed_leaves_the_good_one_in_force() {
+        let refused = || Change::Chain { upstream: UpstreamKey("api".into()), chain: Err("route 1: no".to_owned()) };
+        let changes = vec![registration(&["api"]), refused(), chain(&["t1"]), refused(), endpoints("t1")];
+        let known = applied(changes.clone()).upstreams.into_values().next().unwrap();
+        assert!(known.chain.unwrap().is_ok() && known.endpoints.len() == 1 && known.refused.as_deref() == Some("route 1: no"));
+        let known = applied([changes, vec![chain(&["t1"])]].concat()).upstreams.into_values().next().unwrap();
+        assert_eq!((known.endpoints.len(), known.refused), (1, None));
     }
 
     #[test]

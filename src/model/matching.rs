@@ -167,11 +167,15 @@ pub struct QueryMatch {
 }
 
 impl QueryMatch {
-    /// Whether the request passes.
-    pub fn is_match(&self, request: &RequestView<'_>) -> bool {
-        let mut parameters = request.query.unwrap_or_default().split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
-        let first = parameters.find(|(name, _)| *name == &*self.name);
-        first.is_some_and(|(_, value)| self.value.as_ref().is_none_or(|test| test.is_match(value.as_bytes(), false)))
+    /// Whether a query passes. As in Envoy, names and values are compared as they were sent, without decoding; `a` alone is `a` with an
+    /// empty value; of several values the first counts.
+    pub fn is_match(&self, query: Option<&str>) -> bool {
+        let mut parameters = query.unwrap_or_default().split('&').map(|field| field.split_once('=').unwrap_or((field, "")));
+        match (parameters.find(|(name, _)| *name == &*self.name), &self.value) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some((_, value)), Some(test)) => test.is_match(value.as_bytes(), false),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{
     balance::HashPolicy,
-    format::Format,
-    matching::{HeaderMatch, PathMatch, QueryMatch},
+    format::{Command, Format},
+    matching::{HeaderMatch, PathMatch, QueryMatch, RequestView, TextMatch},
 };
 
 /// How long a request may take in all when nothing else is said: Envoy's default, which Consul leaves in force.
@@ -28,6 +28,11 @@ impl RouteTable {
         let leg = Leg { name: "default".into(), weight: 10_000, headers: HeaderEdits::default(), clusters: (0..clusters).collect() };
         Self { routes: vec![Route { timeout, ..Route::to(vec![leg]) }] }
     }
+
+    /// The first route that takes a request, with its place; none when no route does.
+    pub fn route(&self, request: &RequestView<'_>) -> Option<(usize, &Route)> {
+        self.routes.iter().enumerate().find(|(_, route)| route.matches.is_match(request))
+    }
 }
 
 impl Route {
@@ -44,6 +49,32 @@ impl Route {
             hash: Vec::new(),
             legs,
         }
+    }
+
+    /// The place of a request's leg. `draw` is a number drawn evenly from all of `u32` (or from 0 to the sum of the weights): each leg
+    /// gets its share, and one of weight 0 nothing.
+    pub fn leg(&self, draw: u32) -> usize {
+        let whole: u32 = self.legs.iter().map(|leg| leg.weight).sum();
+        let mut left = draw % whole.max(1);
+        let found = self.legs.iter().position(|leg| {
+            let here = left < leg.weight;
+            left = left.saturating_sub(leg.weight);
+            here
+        });
+        found.unwrap_or_default()
+    }
+
+    /// The new path (without query) of a request that this route took, if it rewrites: the matched prefix is replaced, or all that an
+    /// exact path or an expression matched. As in Envoy no slash is added or merged: prefix `/a` rewritten to `/` makes `//b` of `/a/b`.
+    pub fn rewritten(&self, path: &str) -> Option<String> {
+        let rewrite = self.rewrite.as_ref()?;
+        let rest = match self.matches.path.as_ref().map(|path| &path.text) {
+            // Every path: what would be the prefix `/`, which the asterisk of OPTIONS does not have.
+            None => path.strip_prefix('/')?,
+            Some(TextMatch::Prefix(prefix)) => path.get(prefix.len()..)?,
+            Some(_) => "",
+        };
+        Some(format!("{rewrite}{rest}"))
     }
 }
 
@@ -83,6 +114,16 @@ pub struct RouteMatch {
     pub methods: Vec<Arc<str>>,
 }
 
+impl RouteMatch {
+    /// Whether a request passes all tests. The cheapest come first.
+    pub fn is_match(&self, request: &RequestView<'_>) -> bool {
+        self.path.as_ref().is_none_or(|path| path.is_match(request.path))
+            && (self.methods.is_empty() || self.methods.iter().any(|method| **method == *request.method))
+            && self.headers.iter().all(|header| header.is_match(request))
+            && self.query.iter().all(|parameter| parameter.is_match(request.query))
+    }
+}
+
 /// One leg of a split (or the only one).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Leg {
@@ -90,7 +131,7 @@ pub struct Leg {
     pub name: Arc<str>,
     /// Its share in units of 0.01 %; the legs of a route need not sum up to 10,000.
     pub weight: u32,
-    /// What it does to headers, after the route's own edits.
+    /// What it does to headers, before the route's own edits (Envoy's order: what the route sets has the last word).
     pub headers: HeaderEdits,
     /// The clusters in failover order, as places in the upstream's list of clusters. Empty when none of its targets can be served.
     pub clusters: Vec<usize>,
@@ -105,7 +146,7 @@ pub struct HeaderEdits {
     pub response: Edits,
 }
 
-/// Edits of headers, in the order remove (after add and set, as Envoy evaluates them the result is the same), set, add.
+/// Edits of headers, in Envoy's order: remove, set, add.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Edits {
     /// Fields that are added beside what is there; names in lower case.
@@ -114,6 +155,38 @@ pub struct Edits {
     pub set: Vec<(Arc<str>, Format)>,
     /// Fields that are taken away.
     pub remove: Vec<Arc<str>>,
+}
+
+impl Edits {
+    /// The commands that a header's value may hold. Which of them take an argument: see [`Edits::knows`].
+    pub const COMMANDS: [&str; 20] = [
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_LOCAL_ADDRESS",
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_LOCAL_PORT",
+        "DOWNSTREAM_PEER_URI_SAN",
+        "DOWNSTREAM_REMOTE_ADDRESS",
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_REMOTE_PORT",
+        "HOSTNAME",
+        "PROTOCOL",
+        "REQ",
+        "REQUESTED_SERVER_NAME",
+        "RESPONSE_CODE",
+        "ROUTE_NAME",
+        "START_TIME",
+        "UPSTREAM_CLUSTER",
+        "UPSTREAM_REMOTE_ADDRESS",
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "UPSTREAM_REMOTE_PORT",
+    ];
+
+    /// Whether a header's value may hold a command: it is one of [`Edits::COMMANDS`], `REQ` with a header's name, the others without
+    /// an argument.
+    pub fn knows(command: &Command) -> bool {
+        Self::COMMANDS.contains(&&*command.name) && (&*command.name == "REQ") == command.argument.is_some()
+    }
 }
 
 /// When a failed try is repeated.
@@ -158,3 +231,27 @@ pub enum RetryOn {
     /// gRPC status 14.
     Unavailable,
 }
+
+impl RetryOn {
+    /// The condition of a name in `RetryOn`; anything else is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "5xx" => Self::ServerError,
+            "gateway-error" => Self::GatewayError,
+            "reset" => Self::Reset,
+            "connect-failure" => Self::ConnectFailure,
+            "envoy-ratelimited" => Self::EnvoyRatelimited,
+            "retriable-4xx" => Self::Retriable4xx,
+            "refused-stream" => Self::RefusedStream,
+            "cancelled" => Self::Cancelled,
+            "deadline-exceeded" => Self::DeadlineExceeded,
+            "internal" => Self::Internal,
+            "resource-exhausted" => Self::ResourceExhausted,
+            "unavailable" => Self::Unavailable,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,6 @@
 //! One accepted connection, from TLS to its end.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use pingora_core::{
@@ -16,16 +13,18 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     connection::{Connection, Context, Socket, Spoken},
+    exchange::Exchange,
     headers,
     http::Sidecar,
     listeners::Turn,
     live::{Live, Side},
+    record::record,
     tcp,
     tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
 };
 use crate::{
     model::listener::{Listener, Role, Xfcc},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, record::Record},
 };
 
 /// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
@@ -49,9 +48,18 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     };
     let mut context = Context::new(live.clone(), remote, local, turn.draining.clone());
     let now = live.load_full();
-    let mut connection = match &now.side {
-        Side::Upstream(_) => Connection::plain(socket),
-        Side::Inbound(app) => match identify(&app.acceptor, socket, &now.listener, &mut context).await {
+    let acceptor = match &now.side {
+        Side::App(app) => app.acceptor.as_ref(),
+        Side::Upstream(_) => None,
+    };
+    let mut connection = match acceptor {
+        None => {
+            if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
+                return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
+            }
+            Connection::plain(socket)
+        }
+        Some(acceptor) => match identify(acceptor, socket, &now.listener, &mut context).await {
             Ok(connection) => connection,
             Err(why) => {
                 // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
@@ -60,6 +68,10 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
                 }
                 now.metrics.tls_failed(cause(&why));
                 tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+                let mut exchange = Exchange::default();
+                exchange.pin(&Arc::new(context));
+                let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
+                plane.telemetry.access.log_refused(&failed);
                 return;
             }
         },
@@ -87,14 +99,13 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
             tokio::time::sleep(DENIED_GRACE).await;
         } else {
             // An HTTP/1 request in flight may end; a tunnel may not go on. The next request is judged on its own.
-            while !context.upgraded.load(Ordering::Relaxed) {
-                tokio::time::sleep(DENIED_GRACE).await;
-            }
+            context.tunnel.begun().await;
         }
     };
     tokio::select! {
         () = speak(&plane, connection, spoken, &turn) => {}
         () = cut => tracing::info!("closed a connection whose peer is no longer allowed"),
+        () = context.tunnel.stood_still() => tracing::debug!("closed a tunnel on which nothing moved"),
     }
 }
 
@@ -108,6 +119,12 @@ async fn speak(plane: &Plane, connection: Connection, spoken: Spoken, turn: &Tur
     }
 }
 
+/// Whether a caller is on this host: it calls from loopback, or from the address that it calls.
+fn is_near(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
+    let (Some(remote), Some(local)) = (remote.map(|r| r.ip().to_canonical()), local.map(|l| l.ip().to_canonical())) else { return false };
+    remote.is_loopback() || remote == local
+}
+
 /// tls → identify.
 async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
@@ -119,6 +136,7 @@ async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, c
         _ => None,
     };
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.tls_version = Some(ssl.version_str());
     context.peer = Some(Peer { id, xfcc });
     Ok(connection)
 }
@@ -141,7 +159,7 @@ async fn no_longer_allowed(context: &Context, mut changed: watch::Receiver<u64>,
 fn is_allowed(context: &Context) -> bool {
     match &context.live.load().listener.role {
         Role::Inbound(inbound) => context.authorize(&inbound.intentions).is_ok(),
-        Role::Upstream(_) => true,
+        Role::Upstream(_) | Role::Exposed(_) => true,
     }
 }
 

@@ -110,6 +110,7 @@ impl Mesh {
         };
         let inbound = Role::Inbound(Inbound {
             intentions: Arc::new(Intentions::new(self.api.roots.trust_domain.clone(), self.policy, self.protocol, Vec::new())),
+            providers: Arc::default(),
             app: endpoint(self.app),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(15)),
@@ -138,7 +139,7 @@ impl Mesh {
             listener("public", "api", self.public, &self.api, inbound),
             listener("upstream:api", "web", self.upstream, &self.web, upstream),
         ]);
-        self.publisher.publish(Snapshot { generation: self.generation, listeners, problems: Vec::new() });
+        self.publisher.publish(Snapshot { generation: self.generation, listeners, ..Snapshot::default() });
     }
 
     async fn get(&self) -> String {

@@ -1,20 +1,22 @@
 //! Inputs to snapshot: pure, part by part, reusing what did not change.
 
+mod tokens;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use super::{Problem, Snapshot, check, inputs::*};
+use super::{Ignored, Problem, Snapshot, check, inputs::*};
 use crate::model::{
     balance::Balance,
     cluster::{Cluster, Endpoint, Health},
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId},
     intention::{DefaultPolicy, Intention, Intentions},
-    listener::{Bind, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
-    mesh::MeshConfig,
-    registration::{Chain, Registration, Target, UpstreamConfig},
+    listener::{Address, Bind, Exposed, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
+    mesh::{MeshConfig, TlsBounds},
+    registration::{Chain, ExposedCheck, ExposedPath, Naming, Registration, Target, UpstreamConfig},
 };
 
 /// The name of the listener that mesh peers call.
@@ -76,6 +78,8 @@ struct Parts<'a> {
     intentions: &'a [Intention],
     default: DefaultPolicy,
     mesh: &'a MeshConfig,
+    exposed_checks: &'a [ExposedCheck],
+    tokens: &'a TokenInputs,
 }
 
 impl Sidecar<'_> {
@@ -92,6 +96,7 @@ impl Sidecar<'_> {
         need(inputs.intentions.is_some(), "intentions");
         need(inputs.default_policy.is_some(), "default intention policy");
         need(inputs.mesh.is_some(), "mesh entry");
+        missing.extend(tokens::awaited(&inputs.tokens));
         for upstream in inputs.registration.iter().flat_map(|r| &r.upstreams) {
             if let Some(what) = awaited(inputs.upstreams.get(&upstream.key)) {
                 missing.push(format!("upstream {}: {what}", upstream.key.0));
@@ -103,11 +108,11 @@ impl Sidecar<'_> {
         if !complete && !started {
             return;
         }
-        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, upstreams } = inputs;
+        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, tokens, upstreams, exposed_checks } = inputs;
         if let (Some(registration), Some(leaf), Some(roots), Some(intentions), Some(default), Some(mesh)) =
             (registration.as_deref(), leaf, roots, intentions, *default_policy, mesh)
         {
-            self.build(&Parts { registration, roots, leaf, intentions, default, mesh }, upstreams);
+            self.build(&Parts { registration, roots, leaf, intentions, default, mesh, tokens, exposed_checks }, upstreams);
         }
     }
 
@@ -115,6 +120,7 @@ impl Sidecar<'_> {
         for bad in &parts.registration.problems {
             self.problem(&bad.path, &bad.why, &bad.advice);
         }
+        self.observability(parts.registration);
         let Some(identity) = self.identity(parts) else { return };
         let access_log = Arc::new(parts.registration.access_log.clone());
         let inbound = self.inbound(parts, &identity);
@@ -128,12 +134,32 @@ impl Sidecar<'_> {
             access_log: access_log.clone(),
             role: Role::Inbound(inbound),
         });
+        for exposed in exposed_paths(parts.registration, parts.exposed_checks) {
+            self.add(Listener {
+                key: self.key(&format!("exposed:{}{}", exposed.bind.address, exposed.path)),
+                service: parts.registration.service.clone(),
+                bind: exposed.bind.clone(),
+                protocol: exposed.protocol,
+                identity: identity.clone(),
+                tls: TlsBounds::default(),
+                access_log: access_log.clone(),
+                role: Role::Exposed(Exposed {
+                    path: exposed.path.clone(),
+                    app: Arc::new(local_app(&exposed.app)),
+                    connect_timeout: parts.registration.local_connect_timeout,
+                    near_only: exposed.near_only,
+                }),
+            });
+        }
         for config in &parts.registration.upstreams {
             let key = self.key(&format!("upstream:{}", config.key.0));
             let known = upstreams.get(&config.key);
             let chain = known.and_then(|k| k.chain.as_ref());
             match (known, chain) {
                 (Some(known), Some(Ok(chain))) if awaited(Some(known)).is_none() => {
+                    if let Some(why) = &known.refused {
+                        self.problem(&format!("upstream {}", config.key.0), why, "the upstream keeps its last good chain");
+                    }
                     for bad in &chain.problems {
                         self.problem(&format!("upstream {}, {}", config.key.0, bad.path), &bad.why, &bad.advice);
                     }
@@ -157,6 +183,16 @@ impl Sidecar<'_> {
                 _ => self.keep(&key, &identity),
             }
         }
+    }
+
+    /// Where metrics go, keeping the last `Arc` if nothing changed; and what was said without effect.
+    fn observability(&mut self, registration: &Registration) {
+        let last = self.last.metrics.get(self.id).filter(|last| ***last == registration.metrics);
+        let metrics = last.cloned().unwrap_or_else(|| Arc::new(registration.metrics.clone()));
+        self.out.snapshot.metrics.insert(self.id.clone(), metrics);
+        let sidecar = self.id.to_string();
+        let ignored = registration.ignored.iter().map(|i| Ignored { sidecar: sidecar.clone(), path: i.path.clone(), why: i.why });
+        self.out.snapshot.ignored.extend(ignored);
     }
 
     fn key(&self, name: &str) -> ListenerKey {
@@ -210,9 +246,9 @@ impl Sidecar<'_> {
     fn inbound(&mut self, parts: &Parts<'_>, identity: &Identity) -> Inbound {
         let registration = parts.registration;
         let last = self.last.listeners.get(&self.key(PUBLIC)).map(|l| l.role.clone());
-        let (last_intentions, last_app) = match last {
-            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app)),
-            _ => (None, None),
+        let (last_intentions, last_app, last_providers) = match last {
+            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app), inbound.providers),
+            _ => (None, None, Arc::default()),
         };
         if parts.default == DefaultPolicy::Unknown {
             let why = "the agent did not tell it; callers that no intention names are denied";
@@ -227,14 +263,16 @@ impl Sidecar<'_> {
         for doubt in intentions.doubts() {
             self.problem(&format!("intention {}", doubt.id), &doubt.why, doubt.effect);
         }
-        let app = Endpoint { id: "local_app".into(), address: registration.app.clone(), weight: 1, health: Health::Passing };
+        let app = local_app(&registration.app);
         let xfcc = match registration.protocol {
             Protocol::Http | Protocol::Http2 if !parts.mesh.sanitize_xfcc => Xfcc::AppendForward,
             _ => Xfcc::Sanitize,
         };
+        let providers = self.providers(parts.tokens, &last_providers);
         Inbound {
             intentions: last_intentions.filter(|last| **last == intentions).unwrap_or_else(|| Arc::new(intentions)),
             app: last_app.filter(|last| **last == app).unwrap_or_else(|| Arc::new(app)),
+            providers: if providers == *last_providers { last_providers } else { Arc::new(providers) },
             connect_timeout: registration.local_connect_timeout,
             request_timeout: registration.local_request_timeout,
             idle_timeout: registration.local_idle_timeout,
@@ -274,6 +312,26 @@ impl Sidecar<'_> {
     }
 }
 
+/// The paths that the registration exposes, and those of the exposed checks: these lead to the app's own port, the only one that is known.
+fn exposed_paths(registration: &Registration, checks: &[ExposedCheck]) -> Vec<ExposedPath> {
+    let mut paths = registration.exposed.clone();
+    if let (Address::Tcp(own), true) = (&registration.bind.address, registration.exposes_checks.is_some()) {
+        paths.extend(checks.iter().map(|check| ExposedPath {
+            bind: Bind { address: Address::Tcp((own.ip(), check.port).into()), mode: None },
+            path: check.path.clone(),
+            app: registration.app.clone(),
+            protocol: check.protocol,
+            near_only: true,
+        }));
+    }
+    paths
+}
+
+/// The local app as an endpoint.
+fn local_app(address: &Address) -> Endpoint {
+    Endpoint { id: "local_app".into(), address: address.clone(), weight: 1, health: Health::Passing }
+}
+
 /// What an upstream still waits for, if anything.
 fn awaited(known: Option<&UpstreamInputs>) -> Option<String> {
     let Some(known) = known else { return Some("discovery chain".to_owned()) };
@@ -288,15 +346,23 @@ fn awaited(known: Option<&UpstreamInputs>) -> Option<String> {
 }
 
 fn cluster(config: &UpstreamConfig, target: &Target, protocol: Protocol, known: &UpstreamInputs, identity: &Identity) -> Cluster {
-    // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
     let service: ServiceName = target.service.clone();
-    let expected = SpiffeId::service(identity.roots.trust_domain.clone(), service.clone(), &target.datacenter);
+    let trust_domain = &identity.roots.trust_domain;
+    let id = |service: &ServiceName, datacenter: &Arc<str>| SpiffeId::service(trust_domain.clone(), service.clone(), datacenter);
+    let (sni, expected): (Arc<str>, Arc<[SpiffeId]>) = match &target.naming {
+        // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
+        Naming::Chain(sni) => (sni.clone(), Arc::new([id(&service, &target.datacenter)])),
+        Naming::Query(instances) => (
+            format!("{}.default.{}.query.{trust_domain}", service.name, target.datacenter).into(),
+            instances.iter().map(|(service, datacenter)| id(service, datacenter)).collect(),
+        ),
+    };
     Cluster {
         target: target.id.clone(),
         service,
         datacenter: target.datacenter.clone(),
-        sni: target.sni.clone(),
-        expected: Arc::new([expected]),
+        sni,
+        expected,
         protocol,
         connect_timeout: target.connect_timeout,
         balance: Balance { policy: target.balance, sticky: config.sticky.clone(), slow_start: config.slow_start },

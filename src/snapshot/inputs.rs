@@ -1,13 +1,17 @@
 //! What the control plane has gathered, before it is checked: the last good value of everything.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::model::{
     cluster::TargetId,
     credentials::{Leaf, Roots},
     intention::{DefaultPolicy, Intention},
+    jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
-    registration::{Chain, EndpointsByTarget, Registration, UpstreamKey},
+    registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, UpstreamKey},
 };
 
 /// The inputs of all sidecars of this process, by proxy id. One for `connect`, several for `dev`.
@@ -28,8 +32,38 @@ pub struct SidecarInputs {
     pub default_policy: Option<DefaultPolicy>,
     /// The mesh entry; its default once it is known to be absent.
     pub mesh: Option<MeshConfig>,
+    /// The app's checks, as far as they are exposed.
+    pub exposed_checks: Vec<ExposedCheck>,
+    /// What is known of the token issuers that the intentions name.
+    pub tokens: TokenInputs,
     /// What is known of each upstream.
     pub upstreams: BTreeMap<UpstreamKey, UpstreamInputs>,
+}
+
+/// What is known of token issuers.
+#[derive(Clone, Debug, Default)]
+pub struct TokenInputs {
+    /// The `jwt-provider` entries that the intentions name.
+    pub required: BTreeSet<Arc<str>>,
+    /// All entries, or why they could never be read; `None` is "not arrived yet".
+    pub entries: Option<Result<Vec<Arc<ProviderEntry>>, String>>,
+    /// The last good keys of each place that an entry names, or why there never were any.
+    pub keys: HashMap<KeyPlace, Result<Arc<KeySet>, String>>,
+}
+
+impl TokenInputs {
+    /// Whether the keys of a place are those of an entry that the intentions name.
+    pub fn asks(&self, place: &KeyPlace) -> bool {
+        let mut entries = self.entries.iter().flatten().flatten();
+        entries.any(|entry| self.required.contains(&entry.name) && matches!(&entry.keys, KeySource::Place(named) if named == place))
+    }
+
+    /// Forgets the keys that nothing asks for any more.
+    pub fn forget(&mut self) {
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.retain(|place, _| self.asks(place));
+        self.keys = keys;
+    }
 }
 
 /// What is known of one upstream.
@@ -37,6 +71,8 @@ pub struct SidecarInputs {
 pub struct UpstreamInputs {
     /// The compiled chain, or why there is none that this version can follow.
     pub chain: Option<Result<Arc<Chain>, String>>,
+    /// Why a newer chain than the good one in `chain` cannot be followed.
+    pub refused: Option<String>,
     /// The instances of the chain's targets; a target that is neither here nor in `failed` has not answered yet.
     pub endpoints: EndpointsByTarget,
     /// Targets whose instances could never be read so far, with the agent's reason. They serve nothing, but hold nothing back.

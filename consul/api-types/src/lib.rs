@@ -38,7 +38,7 @@ pub use chain::{
     DiscoveryChainReply, FailoverPolicy, HashPolicy, LeastRequestConfig, LoadBalancer, PrioritizeByLocality, RingHashConfig, Split, Subset,
 };
 pub use config_entry::{
-    ConfigEntry, ConfigKind, EnvoyExtension, Mesh, MeshHttp, MeshHttpDirection, MeshPeering, MeshTls, MeshTlsDirection,
+    ConfigEntries, ConfigEntry, ConfigKind, EnvoyExtension, Mesh, MeshHttp, MeshHttpDirection, MeshPeering, MeshTls, MeshTlsDirection,
     MeshTransparentProxy, ProxyDefaults, RequestNormalization, ServiceDefaults, UpstreamDefaults, UpstreamLimits, UpstreamOverride,
     UpstreamPassiveHealthCheck,
 };
@@ -55,7 +55,7 @@ pub use jwt_provider::{
 };
 pub use leaf::{Leaf, LeafCert};
 pub use meta::Meta;
-pub use opaque::{ConfigError, Limits, PassiveHealthCheck, ProxyConfig, UpstreamConfig};
+pub use opaque::{ConfigError, Limits, PassiveHealthCheck, ProxyConfig, StickyCookie, UpstreamConfig};
 pub use peering::{Peering, PeeringByName, PeeringRemote, PeeringStream, Peerings};
 pub use prepared_query::{PreparedQuery, PreparedQueryResult};
 pub use proxy::{AccessLogs, Expose, ExposePath, MeshGateway, Proxy, TransparentProxy, Upstream};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! registration ─┬─ roots, leaf, intentions, default policy, mesh entry
+//!               │     └─ jwt providers, if an intention asks for tokens ── keys of each one that is asked for
 //!               └─ chain of each upstream ── endpoints of each distinct (service, datacenter, filter)
 //! ```
 //!
@@ -9,15 +10,19 @@
 
 mod address;
 mod chain;
+mod checks;
 mod client;
 mod decode;
 mod default_policy;
 mod endpoints;
 mod error;
 mod intentions;
+mod jwt;
+mod keys;
 mod leaf;
 mod mesh;
 mod names;
+mod query;
 mod registration;
 mod roots;
 mod supervisor;
@@ -27,7 +32,7 @@ mod testing;
 mod tests;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use consul_api_types::Tenancy;
 use tokio::sync::mpsc;
@@ -47,9 +52,11 @@ use super::{
 use crate::{
     config::agent::ProxySelector,
     model::{
+        cluster::Endpoint,
         identity::ServiceName,
         intention::DefaultPolicy,
-        registration::{Chain, Registration, UpstreamKey},
+        jwt::ProviderEntry,
+        registration::{Chain, ExposedCheck, Registration, UpstreamKey},
     },
 };
 
@@ -76,9 +83,16 @@ pub enum RunError {
 /// What a watch reports to the supervisor, which passes it on and adjusts the other watches to it.
 #[derive(Debug)]
 enum Found {
+    /// Which token issuers the intentions name.
+    Required(BTreeSet<Arc<str>>),
+    Providers(Result<Vec<Arc<ProviderEntry>>, String>),
     Registration(Arc<Registration>),
     Gone,
     Chain(UpstreamKey, Result<Arc<Chain>, String>),
+    /// The exposed checks of the app.
+    Checks(Vec<ExposedCheck>),
+    /// A prepared query was executed: what it comes to, and the instances.
+    Queried(UpstreamKey, Arc<Chain>, Arc<[Arc<Endpoint>]>),
 }
 
 /// What every watch of one sidecar works with.

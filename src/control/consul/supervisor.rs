@@ -1,7 +1,7 @@
 //! Which watches should exist: derived anew from the registration and the chains after each report, then started and stopped.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -15,12 +15,16 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error};
 
-use super::{Context, Found, chain, default_policy, endpoints, endpoints::View, intentions, leaf, mesh, registration, roots};
+use super::{
+    Context, Found, chain, checks, default_policy, endpoints, endpoints::View, intentions, jwt, keys, leaf, mesh, query, registration,
+    roots,
+};
 use crate::{
     control::reconciler::Change,
     model::{
         identity::ServiceName,
-        registration::{Chain, Registration, UpstreamKey},
+        jwt::{KeyPlace, KeySource, ProviderEntry},
+        registration::{Chain, Registration, UpstreamConfig, UpstreamKey},
     },
 };
 
@@ -35,9 +39,13 @@ enum Source {
     Mesh,
     Leaf(ServiceName),
     Intentions(ServiceName),
+    Providers,
+    Keys(KeyPlace),
     DefaultPolicy(ServiceName, Arc<str>),
     Chain(UpstreamKey, DiscoveryChain),
     Endpoints(HealthConnect, Locality),
+    Query(UpstreamConfig, Arc<str>),
+    Checks(Arc<str>),
 }
 
 /// Whether instances are in our own datacenter.
@@ -61,14 +69,18 @@ pub(super) struct Supervisor {
     reports: mpsc::UnboundedReceiver<Found>,
     registration: Option<Arc<Registration>>,
     chains: HashMap<UpstreamKey, Arc<Chain>>,
+    /// The token issuers that the intentions name.
+    required: BTreeSet<Arc<str>>,
+    /// All token issuers.
+    providers: Vec<Arc<ProviderEntry>>,
     running: HashMap<Source, Running>,
     tasks: JoinSet<()>,
 }
 
 impl Supervisor {
     pub(super) fn new(context: Context, id: Arc<str>, reports: mpsc::UnboundedReceiver<Found>) -> Self {
-        let (registration, chains, running, tasks) = Default::default();
-        Self { context, id, reports, registration, chains, running, tasks }
+        let (registration, chains, required, providers, running, tasks) = Default::default();
+        Self { context, id, reports, registration, chains, required, providers, running, tasks }
     }
 
     /// Runs until `shutdown`; then every watch has ended.
@@ -104,13 +116,24 @@ impl Supervisor {
         match found {
             Found::Registration(registration) => {
                 self.chains.retain(|key, _| registration.upstreams.iter().any(|u| u.key == *key));
+                if self.registration.as_ref().is_some_and(|last| last.service != registration.service) {
+                    self.require(BTreeSet::new());
+                }
                 self.context.feed.send(Change::Registration(registration.clone()));
                 self.registration = Some(registration);
             }
             Found::Gone => {
                 self.chains.clear();
+                self.require(BTreeSet::new());
                 self.registration = None;
                 self.context.feed.send(Change::RegistrationGone);
+            }
+            Found::Required(names) => self.require(names),
+            Found::Providers(providers) => {
+                if let Ok(providers) = &providers {
+                    self.providers.clone_from(providers);
+                }
+                self.context.feed.send(Change::Providers(providers));
             }
             Found::Chain(upstream, chain) => {
                 let named = self.registration.iter().flat_map(|r| &r.upstreams).any(|u| u.key == upstream);
@@ -120,13 +143,26 @@ impl Supervisor {
                 if let Ok(chain) = &chain {
                     self.chains.insert(upstream.clone(), chain.clone());
                 }
-                self.context.feed.send(Change::Chain { upstream: upstream.clone(), chain: chain.clone() });
-                for target in chain.iter().flat_map(|chain| &chain.targets).filter(|target| target.sni.is_empty()) {
-                    let why = "targets without a server name, as those in a cluster peer, are not supported yet".to_owned();
-                    self.context.feed.send(Change::EndpointsFailed { upstream: upstream.clone(), target: target.id.clone(), why });
+                self.context.feed.send(Change::Chain { upstream, chain });
+            }
+            Found::Checks(checks) => self.context.feed.send(Change::ExposedChecks(checks)),
+            Found::Queried(upstream, chain, endpoints) => {
+                for target in &chain.targets {
+                    let (upstream, endpoints) = (upstream.clone(), endpoints.clone());
+                    let known = Change::Endpoints { upstream: upstream.clone(), target: target.id.clone(), endpoints };
+                    self.context.feed.send(Change::Chain { upstream, chain: Ok(chain.clone()) });
+                    self.context.feed.send(known);
                 }
             }
         }
+    }
+
+    /// Which token issuers matter. Once there is none they are no longer watched, and what was known of them is forgotten.
+    fn require(&mut self, names: BTreeSet<Arc<str>>) {
+        if names.is_empty() {
+            self.providers.clear();
+        }
+        self.required = names;
     }
 
     /// The watches that should run, each with the targets that want its answers.
@@ -142,9 +178,26 @@ impl Supervisor {
             Source::DefaultPolicy(service.clone(), registration.datacenter.clone()),
         ];
         wanted.extend(fixed.map(|source| (source, Vec::new())));
+        if !self.required.is_empty() {
+            wanted.insert(Source::Providers, Vec::new());
+        }
+        for provider in self.providers.iter().filter(|provider| self.required.contains(&provider.name)) {
+            if let KeySource::Place(place) = &provider.keys {
+                wanted.insert(Source::Keys(place.clone()), Vec::new());
+            }
+        }
+        if let Some(service) = &registration.exposes_checks {
+            wanted.insert(Source::Checks(service.clone()), Vec::new());
+        }
         for upstream in &registration.upstreams {
+            if upstream.is_query {
+                wanted.insert(Source::Query(upstream.clone(), registration.datacenter.clone()), Vec::new());
+                continue;
+            }
             wanted.insert(Source::Chain(upstream.key.clone(), chain::query(upstream)), Vec::new());
-            for target in self.chains.get(&upstream.key).iter().flat_map(|chain| &chain.targets).filter(|target| !target.sni.is_empty()) {
+            // A target under resolvers that differ in balancing stands more than once; its instances are asked for and told once.
+            let mut told = HashSet::new();
+            for target in self.chains.get(&upstream.key).iter().flat_map(|chain| &chain.targets).filter(|target| told.insert(&target.id)) {
                 let locality = if target.datacenter == registration.datacenter { Locality::Own } else { Locality::Other };
                 let view = View { upstream: upstream.key.clone(), target: target.id.clone(), only_passing: target.only_passing };
                 wanted.entry(Source::Endpoints(endpoints::query(target), locality)).or_default().push(view);
@@ -195,8 +248,12 @@ async fn run(context: Context, id: Arc<str>, source: Source, views: slot::Receiv
         Source::Mesh => mesh::run(&context).await,
         Source::Leaf(service) => leaf::run(&context, &service).await,
         Source::Intentions(service) => intentions::run(&context, &service).await,
+        Source::Providers => jwt::run(&context).await,
+        Source::Keys(place) => keys::run(&context, &place).await,
         Source::DefaultPolicy(service, datacenter) => default_policy::run(&context, &service, &datacenter).await,
         Source::Chain(upstream, query) => chain::run(&context, &upstream, &query).await,
+        Source::Query(upstream, own) => query::run(&context, &upstream.key, &upstream, &own).await,
+        Source::Checks(service) => checks::run(&context, &service).await,
         Source::Endpoints(query, locality) => endpoints::run(&context, &query, locality == Locality::Own, views).await,
     }
 }

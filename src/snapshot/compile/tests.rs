@@ -11,7 +11,8 @@ use crate::model::{
     cluster::TargetId,
     intention::{Action, Pattern, Rule, Source},
     listener::Address,
-    registration::{EndpointsByTarget, UpstreamKey},
+    metrics::MetricsConfig,
+    registration::{EndpointsByTarget, Naming, UpstreamKey},
     route::RouteTable,
     testing::Ca,
 };
@@ -35,10 +36,13 @@ fn registration(upstream_port: u16) -> Registration {
         local_request_timeout: None,
         local_idle_timeout: None,
         max_inbound_connections: None,
+        exposed: Vec::new(),
+        exposes_checks: None,
         access_log: AccessLog::default(),
         upstreams: vec![UpstreamConfig {
             key: UpstreamKey("api".into()),
             destination: ServiceName::local("api"),
+            is_query: false,
             datacenter: None,
             bind: Bind { address: tcp(upstream_port), mode: None },
             protocol: None,
@@ -49,7 +53,9 @@ fn registration(upstream_port: u16) -> Registration {
             sticky: None,
             slow_start: None,
         }],
+        metrics: MetricsConfig::nowhere(ServiceName::local("web"), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }
 
@@ -58,7 +64,7 @@ fn target() -> Target {
         id: TargetId(TARGET.into()),
         service: ServiceName::local("api"),
         datacenter: "dc1".into(),
-        sni: "api.default.dc1.internal.test".into(),
+        naming: Naming::Chain("api.default.dc1.internal.test".into()),
         connect_timeout: Duration::from_secs(5),
         balance: BalancePolicy::default(),
         filter: "".into(),
@@ -87,7 +93,9 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
         intentions: Some(Vec::new()),
         default_policy: Some(DefaultPolicy::Allow),
         mesh: Some(MeshConfig::default()),
+        tokens: TokenInputs::default(),
         upstreams: BTreeMap::from([(UpstreamKey("api".into()), upstream)]),
+        ..SidecarInputs::default()
     }
 }
 
@@ -205,6 +213,14 @@ fn an_upstream_without_a_usable_chain_keeps_its_last_form_with_the_new_leaf() {
     assert_eq!(second.problems[0].path, "upstream api");
     let start = compiled(&inputs, &Snapshot::default());
     assert_eq!((start.snapshot.listeners.len(), start.missing.len()), (1, 0), "it does not hold the sidecar back");
+}
+
+#[test]
+fn an_upstream_whose_newer_chain_cannot_be_followed_is_served_by_the_good_one_and_named() {
+    let mut inputs = sidecar(&Ca::new());
+    inputs.upstreams.get_mut(&UpstreamKey("api".into())).unwrap().refused = Some("route 1: Match.HTTP.PathRegex: no".into());
+    let snapshot = compiled(&inputs, &Snapshot::default()).snapshot;
+    assert_eq!((snapshot.listeners.len(), snapshot.problems[0].why.as_str()), (2, "route 1: Match.HTTP.PathRegex: no"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use aralez_integration::wait::eventually;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use super::generate::{self, Probe, SOURCES};
+use super::generate::{self, Request, SOURCES};
 use super::{Report, ask, field, seeded, status};
 use crate::mixed::{Kind, Running};
 use crate::scene::PATIENCE;
@@ -25,12 +25,37 @@ const ROUNDS: usize = 5;
 /// Requests under each of them.
 const PROBES: usize = 20;
 
-/// Where the two differ on purpose. Everything else is a fault.
-const EXPLAINED: [Difference; 0] = [];
+/// Where the two differ on purpose (docs/routing.md). Everything else is a fault.
+const EXPLAINED: [Difference; 3] = [
+    Difference { why: "explained: no URI", applies: |case| case.request.is_no_uri() && case.aralez == Outcome::Refused(400) },
+    Difference {
+        why: "explained: Envoy does not merge a path of slashes only",
+        applies: |case| {
+            let merges = case.settings["MergeSlashes"] == json!(true);
+            let only = |outcome: &Outcome, path| outcome.target().is_some_and(|target| target.split('?').next() == Some(path));
+            merges && (only(&case.envoy, "//") || only(&case.aralez, "/"))
+        },
+    },
+    Difference {
+        why: "explained: Envoy does not read dots with parameters that an escape or a backslash hides",
+        applies: |case| {
+            let target = case.request.target.replace("%2e", ".").replace("%2E", ".");
+            target.contains(".;") && case.request.target.contains(['%', '\\'])
+        },
+    },
+];
 
 struct Difference {
     why: &'static str,
-    applies: fn(&Probe, envoy: &Outcome, aralez: &Outcome) -> bool,
+    applies: fn(&Case<'_>) -> bool,
+}
+
+/// One comparison.
+struct Case<'a> {
+    settings: &'a Value,
+    request: &'a Request,
+    envoy: Outcome,
+    aralez: Outcome,
 }
 
 /// What became of a request.
@@ -53,6 +78,14 @@ impl Outcome {
             (Some(_), Some(target), _) => Self::Passed(target.to_owned()),
             (Some(status), None, Some(location)) => Self::Redirected(status, location.to_owned()),
             (Some(status), None, None) => Self::Refused(status),
+        }
+    }
+
+    /// What the app was asked for, or the client is to ask for.
+    fn target(&self) -> Option<&str> {
+        match self {
+            Self::Passed(target) | Self::Redirected(_, target) => Some(target),
+            Self::Refused(_) | Self::Closed => None,
         }
     }
 
@@ -143,19 +176,21 @@ impl Lab {
         generated
     }
 
-    async fn compare(&mut self, twins: &Twins, settings: &Value, intentions: &Value, probe: &Probe) {
-        let asked =
-            tokio::join!(self.outcome(&twins.envoy, probe.source, &probe.bytes), self.outcome(&twins.aralez, probe.source, &probe.bytes));
-        let (envoy, aralez) = (asked.0.unwrap(), asked.1.unwrap());
+    async fn compare(&mut self, twins: &Twins, settings: &Value, intentions: &Value) {
+        let (source, request) = (generate::caller(&mut self.rng), generate::request(&mut self.rng));
+        let envoy = self.outcome(&twins.envoy, source, &request.bytes);
+        let aralez = self.outcome(&twins.aralez, source, &request.bytes);
+        let (envoy, aralez) = tokio::try_join!(envoy, aralez).unwrap();
         if envoy == aralez {
             return self.report.count(&envoy.name());
         }
-        match EXPLAINED.iter().find(|difference| (difference.applies)(probe, &envoy, &aralez)) {
+        let case = Case { settings, request: &request, envoy, aralez };
+        match EXPLAINED.iter().find(|difference| (difference.applies)(&case)) {
             Some(difference) => self.report.count(difference.why),
             None => {
-                let request = String::from_utf8_lossy(&probe.bytes);
-                let sent = format!("{} sends {request:?}\nunder {intentions}\nwith {settings}", probe.source);
-                self.report.faults.push(format!("\nEnvoy: {envoy:?}\nAralez: {aralez:?}\n{sent}"));
+                let sent = format!("{source} sends {:?}", String::from_utf8_lossy(&request.bytes));
+                let seen = format!("Envoy: {:?}\nAralez: {:?}", case.envoy, case.aralez);
+                self.report.faults.push(format!("\n{seen}\n{sent}\nunder {intentions}\nwith {settings}"));
             }
         }
     }
@@ -169,8 +204,7 @@ async fn agree(default_policy: &str, settings: &[Value]) {
         for _ in 0..ROUNDS {
             let intentions = lab.change(&twins).await;
             for _ in 0..PROBES {
-                let probe = generate::probe(&mut lab.rng);
-                lab.compare(&twins, settings, &intentions, &probe).await;
+                lab.compare(&twins, settings, &intentions).await;
             }
         }
     }

@@ -145,21 +145,27 @@ fn edits(rng: &mut Rng, names: &[&str]) -> Value {
     edits
 }
 
-/// One request and who sends it.
+/// Who sends a request.
+pub fn caller(rng: &mut Rng) -> &'static str {
+    if often(rng, 60) { SOURCES[0] } else { pick(rng, &SOURCES) }
+}
+
+/// A request without body.
 #[derive(Debug)]
-pub struct Probe {
-    pub source: &'static str,
+pub struct Request {
+    pub target: String,
     /// The whole of it, as it goes over the wire.
     pub bytes: Vec<u8>,
 }
 
-pub fn probe(rng: &mut Rng) -> Probe {
-    let source = if often(rng, 60) { 0 } else { rng.usize(..SOURCES.len()) };
-    Probe { source: SOURCES[source], bytes: request(rng) }
+impl Request {
+    /// Aralez answers 400, in Envoy it is served: no URI has these (RFC 3986).
+    pub fn is_no_uri(&self) -> bool {
+        self.target.contains(['<', '>', '`'])
+    }
 }
 
-/// A request without body.
-pub fn request(rng: &mut Rng) -> Vec<u8> {
+pub fn request(rng: &mut Rng) -> Request {
     let target = target(rng);
     let method = if often(rng, 60) { "GET" } else { pick(rng, &METHODS) };
     let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {}\r\n", pick(rng, &["db", "DB", "db:80", "v"]));
@@ -172,7 +178,7 @@ pub fn request(rng: &mut Rng) -> Vec<u8> {
         head += &format!("x_one: {}\r\n", pick(rng, &VALUES));
     }
     head += "\r\n";
-    head.into_bytes()
+    Request { target, bytes: head.into_bytes() }
 }
 
 fn target(rng: &mut Rng) -> String {

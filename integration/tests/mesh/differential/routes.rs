@@ -116,12 +116,14 @@ async fn routes() {
         lab.change(round, &routes).await;
         for _ in 0..PROBES {
             let request = generate::request(&mut rng);
-            let (envoy, aralez) = lab.outcomes(&request).await.unwrap();
+            let (envoy, aralez) = lab.outcomes(&request.bytes).await.unwrap();
             if envoy == aralez {
                 let verdict: Vec<_> = envoy.split(' ').take(2).collect();
                 report.count(&verdict.join(" "));
+            } else if request.is_no_uri() && aralez == "400 sidecar" {
+                report.count("explained: no URI");
             } else {
-                let sent = String::from_utf8_lossy(&request);
+                let sent = String::from_utf8_lossy(&request.bytes);
                 let routes = Value::from(routes.clone());
                 report.faults.push(format!("\nEnvoy: {envoy}\nAralez: {aralez}\nsent {sent:?}\nunder {routes}"));
             }

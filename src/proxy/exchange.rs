@@ -24,7 +24,7 @@ use super::{
 };
 use crate::model::{
     cluster::Endpoint,
-    intention::Action,
+    intention::{Denied, Verdict},
     listener::{Exposed, Inbound, Role},
     matching::RequestView,
     route::{Leg, Route},
@@ -168,23 +168,38 @@ impl Exchange {
         Some((route, route.legs.get(self.routed.leg)?))
     }
 
-    /// authorize: on the inbound side, whether the intentions let the peer through; on the outbound side the far sidecar decides, and our part is to
-    /// check its identity at *connect*.
+    /// authorize: on the inbound side, whether the intentions let the peer (with this request) through; on the outbound side the far sidecar decides,
+    /// and our part is to check its identity at *connect*.
     ///
     /// # Errors
     /// [`Refusal::Denied`].
-    pub fn authorize(context: &Context, live: &Live) -> Result<(), Refusal> {
-        let Role::Inbound(inbound) = &live.listener.role else { return Ok(()) };
-        let verdict = context.authorize(&inbound.intentions);
-        match &verdict {
-            Ok(_) => live.metrics.decision(Action::Allow, "allowed"),
+    pub fn authorize(&mut self, context: &Context, live: &Live, request: Option<&RequestView<'_>>) -> Result<(), Refusal> {
+        let (Role::Inbound(inbound), Side::App(app)) = (&live.listener.role, &live.side) else { return Ok(()) };
+        if let Some(request) = request
+            && !inbound.providers.is_empty()
+        {
+            self.tokens = app.tokens.verify(&inbound.providers, request, self.wall);
+        }
+        let outcome = match (context.judge(&inbound.intentions), request) {
+            (Verdict::Permit(permit), _) => Ok(permit),
+            (Verdict::Denied(denied), _) => Err(denied),
+            (Verdict::PerRequest(conditions), Some(request)) => conditions.authorize(request, &self.tokens),
+            (Verdict::PerRequest(conditions), None) => Err(Denied::NeedsRequest(conditions.intention().clone())),
+        };
+        match outcome {
+            Ok(_) => {
+                live.metrics.allowed();
+                Ok(())
+            }
             Err(denied) => {
-                live.metrics.decision(Action::Deny, denied.reason());
+                let decider = denied.to_string();
+                live.metrics.denied(denied.reason(), &decider);
                 let source = context.peer.as_ref().map(|p| p.id.to_string()).unwrap_or_default();
-                tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), "denied: {denied}");
+                let tokens = self.tokens.problems();
+                tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), tokens, "denied: {decider}");
+                Err(Refusal::Denied(denied))
             }
         }
-        verdict.map(|_| ()).map_err(Refusal::Denied)
     }
 
     /// balance: the endpoint for the next try, admitted under its cluster's limits.

@@ -61,7 +61,7 @@ impl Sidecar {
         match &live.listener.role {
             Role::Inbound(inbound) => {
                 gate::normalize(session.req_header_mut(), &inbound.normalization)?;
-                Exchange::authorize(context, live)
+                exchange.authorize(context, live, Some(&gate::view(session.req_header())))
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),

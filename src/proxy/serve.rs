@@ -23,7 +23,10 @@ use super::{
     tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
 };
 use crate::{
-    model::listener::{Listener, Role, Xfcc},
+    model::{
+        intention::Verdict,
+        listener::{Listener, Role, Xfcc},
+    },
     telemetry::{Telemetry, record::Record},
 };
 
@@ -175,7 +178,12 @@ async fn no_longer_allowed(context: &Context, mut changed: watch::Receiver<u64>,
 /// Whether the listener's present intentions let the connection's peer through.
 fn is_allowed(context: &Context) -> bool {
     match &context.live.load().listener.role {
-        Role::Inbound(inbound) => context.authorize(&inbound.intentions).is_ok(),
+        Role::Inbound(inbound) => match context.judge(&inbound.intentions) {
+            Verdict::Permit(_) => true,
+            Verdict::Denied(_) => false,
+            // Each request is judged on its own.
+            Verdict::PerRequest(_) => context.live.load().listener.protocol.is_http(),
+        },
         Role::Upstream(_) | Role::Exposed(_) => true,
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::HeaderMap;
+use http::{Version, header::HeaderMap};
 use pingora_core::{
     Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
@@ -58,10 +58,18 @@ impl Sidecar {
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
         gate::check(session.req_header(), || session.to_h1_raw())?;
         headers::drop_controls(session.req_header_mut());
+        if session.req_header().uri.path() == "*" {
+            // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
+            return Err(Refusal::NoRoute);
+        }
         match &live.listener.role {
             Role::Inbound(inbound) => {
                 gate::normalize(session.req_header_mut(), &inbound.normalization)?;
                 exchange.authorize(context, live, Some(&gate::view(session.req_header())))
+            }
+            Role::Upstream(_) if session.req_header().version == Version::HTTP_10 && live.listener.protocol.is_http2() => {
+                // Pingora would answer it in chunks, which it cannot read.
+                Err(Refusal::BadRequest("HTTP/1.0 to a service that speaks HTTP/2"))
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),
@@ -261,6 +269,9 @@ impl ProxyHttp for Sidecar {
         exchange.upstream_time = exchange.handed.map(|h| h.elapsed());
         exchange.notes.response_time = Some(exchange.begun.elapsed());
         exchange.grpc_status = grpc_status(&response.headers);
+        if headers::towards_client(response, session.req_header().version) {
+            session.set_keepalive(None);
+        }
         if let Some(context) = &exchange.context {
             if context.draining.load(std::sync::atomic::Ordering::Relaxed) {
                 session.set_keepalive(None);

@@ -144,7 +144,7 @@ impl Refusal {
             Self::Connect(_) => reset("remote connection failure"),
             Self::Closed(_) => reset("connection termination"),
             Self::Overflow(_) => reset("overflow"),
-            Self::Protocol(_) => "upstream protocol error\n".to_owned(),
+            Self::Protocol(_) => reset("protocol error"),
             Self::Internal(_) => "internal error\n".to_owned(),
             Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout => self.to_string(),
             Self::Redirect(_) => String::new(),

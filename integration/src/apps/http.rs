@@ -41,7 +41,7 @@ type Body = BoxBody<Bytes, hyper::Error>;
 /// - HTTP/2: the number of body bytes comes as trailer `x-echo-bytes`.
 /// - `content-type: application/grpc…`: messages return as they come, then trailer `grpc-status: 0`.
 ///
-/// [`App::answer_next`], [`App::answer_always`] and [`App::hold`] tell it to do otherwise.
+/// [`App::answer_next`], [`App::answer_always`], [`App::answer_text`] and [`App::hold`] tell it to do otherwise.
 ///
 /// # Errors
 /// When it cannot listen.
@@ -121,6 +121,9 @@ impl Echo {
     }
 
     async fn echo(&self, parts: &Parts, body: Incoming) -> Response<Body> {
+        if let Some(ordered) = self.orders.text() {
+            return self.response(text(ordered));
+        }
         let query = parts.uri.query().unwrap_or_default();
         if parts.uri.path().ends_with("/debug") && query == "env=dump" {
             return self.response(text(self.dump(parts)));

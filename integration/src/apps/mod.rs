@@ -59,6 +59,11 @@ impl App {
         self.orders.usual(status);
     }
 
+    /// HTTP requests get this text as their answer's body from now on.
+    pub fn answer_text(&self, text: impl Into<String>) {
+        self.orders.tell(text.into());
+    }
+
     /// HTTP requests get no answer from now on, until [`App::release`].
     pub fn hold(&self) {
         self.orders.hold(true);

@@ -9,17 +9,19 @@ use tokio::sync::watch;
 /// Stands in place of a status: the connection is closed without an answer.
 pub const HANG_UP: u16 = 0;
 
-/// The statuses of the answers to come, and whether they are held back.
+/// The statuses and the text of the answers to come, and whether they are held back.
 #[derive(Debug)]
 pub(super) struct Orders {
     next: Mutex<VecDeque<u16>>,
     usual: watch::Sender<u16>,
     held: watch::Sender<bool>,
+    text: Mutex<Option<String>>,
 }
 
 impl Default for Orders {
     fn default() -> Self {
-        Self { next: Mutex::default(), usual: watch::Sender::new(StatusCode::OK.as_u16()), held: watch::Sender::new(false) }
+        let usual = watch::Sender::new(StatusCode::OK.as_u16());
+        Self { next: Mutex::default(), usual, held: watch::Sender::new(false), text: Mutex::default() }
     }
 }
 
@@ -30,6 +32,15 @@ impl Orders {
 
     pub(super) fn usual(&self, status: u16) {
         self.usual.send_replace(status);
+    }
+
+    pub(super) fn tell(&self, text: String) {
+        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+    }
+
+    /// The body of the answers, if not the request's own.
+    pub(super) fn text(&self) -> Option<String> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn hold(&self, held: bool) {

@@ -7,6 +7,7 @@ pub mod balance;
 pub mod connection;
 pub mod exchange;
 pub mod gate;
+pub mod guard;
 pub mod headers;
 pub mod http;
 pub mod listeners;

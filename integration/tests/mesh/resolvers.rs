@@ -2,7 +2,6 @@
 
 use anyhow::ensure;
 use aralez_integration::clients;
-use aralez_integration::net::Address;
 use aralez_integration::registration::{Service, Upstream};
 use aralez_integration::wait::{eventually, steadily};
 use serde_json::{Value, json};

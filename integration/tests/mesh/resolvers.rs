@@ -7,7 +7,7 @@ use aralez_integration::wait::{eventually, steadily};
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, answered_by, answerer, app_of, shares};
-use crate::scene::SOON;
+use crate::scene::{PATIENCE, SOON};
 
 fn subset(version: &str) -> Value {
     json!({"Filter": format!("Service.Meta.version == {version}")})
@@ -65,7 +65,7 @@ async fn weights_and_warning_weights() {
     assert!((45..=55).contains(&seen), "a tenth of {TOTAL} expected: {seen}");
 
     fleet.set_health("heavy", "warn").await;
-    eventually("an even share", SOON, async || {
+    eventually("an even share", PATIENCE, async || {
         let light = shares(&upstream, TOTAL).await["light"];
         ensure!((225..=275).contains(&light), "{light}");
         Ok(())

@@ -190,11 +190,17 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
                 return;
             }
             let known = sidecar.upstreams.entry(upstream).or_default();
-            if let Ok(chain) = &chain {
-                known.endpoints.retain(|id, _| has_target(chain, id));
-                known.failed.retain(|id, _| has_target(chain, id));
+            match (chain, &known.chain) {
+                // The good one stays in force, and with it the news of its instances.
+                (Err(why), Some(Ok(_))) => known.refused = Some(why),
+                (Err(why), _) => known.chain = Some(Err(why)),
+                (Ok(chain), _) => {
+                    known.endpoints.retain(|id, _| has_target(&chain, id));
+                    known.failed.retain(|id, _| has_target(&chain, id));
+                    known.refused = None;
+                    known.chain = Some(Ok(chain));
+                }
             }
-            known.chain = Some(chain);
         }
         Change::Endpoints { upstream, target, endpoints } => {
             if let Some(known) = sidecar.upstreams.get_mut(&upstream)
@@ -407,6 +413,16 @@ mod tests {
         assert!(api.endpoints.is_empty() && api.failed.is_empty());
         assert!(applied([grown, vec![registration(&[]), endpoints("t1")]].concat()).upstreams.is_empty());
         assert!(applied(vec![registration(&[]), chain(&["t1"])]).upstreams.is_empty());
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_followed_leaves_the_good_one_in_force() {
+        let refused = || Change::Chain { upstream: UpstreamKey("api".into()), chain: Err("route 1: no".to_owned()) };
+        let changes = vec![registration(&["api"]), refused(), chain(&["t1"]), refused(), endpoints("t1")];
+        let known = applied(changes.clone()).upstreams.into_values().next().unwrap();
+        assert!(known.chain.unwrap().is_ok() && known.endpoints.len() == 1 && known.refused.as_deref() == Some("route 1: no"));
+        let known = applied([changes, vec![chain(&["t1"])]].concat()).upstreams.into_values().next().unwrap();
+        assert_eq!((known.endpoints.len(), known.refused), (1, None));
     }
 
     #[test]

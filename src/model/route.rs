@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     balance::HashPolicy,
-    format::Format,
+    format::{Command, Format},
     matching::{HeaderMatch, PathMatch, QueryMatch},
 };
 
@@ -90,7 +90,7 @@ pub struct Leg {
     pub name: Arc<str>,
     /// Its share in units of 0.01 %; the legs of a route need not sum up to 10,000.
     pub weight: u32,
-    /// What it does to headers, after the route's own edits.
+    /// What it does to headers, before the route's own edits (Envoy's order: what the route sets has the last word).
     pub headers: HeaderEdits,
     /// The clusters in failover order, as places in the upstream's list of clusters. Empty when none of its targets can be served.
     pub clusters: Vec<usize>,
@@ -105,7 +105,7 @@ pub struct HeaderEdits {
     pub response: Edits,
 }
 
-/// Edits of headers, in the order remove (after add and set, as Envoy evaluates them the result is the same), set, add.
+/// Edits of headers, in Envoy's order: remove, set, add.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Edits {
     /// Fields that are added beside what is there; names in lower case.
@@ -114,6 +114,36 @@ pub struct Edits {
     pub set: Vec<(Arc<str>, Format)>,
     /// Fields that are taken away.
     pub remove: Vec<Arc<str>>,
+}
+
+impl Edits {
+    /// The commands that a header's value may hold. Which of them take an argument: see [`Edits::knows`].
+    pub const COMMANDS: [&str; 18] = [
+        "DOWNSTREAM_LOCAL_ADDRESS",
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_LOCAL_PORT",
+        "DOWNSTREAM_PEER_URI_SAN",
+        "DOWNSTREAM_REMOTE_ADDRESS",
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_REMOTE_PORT",
+        "HOSTNAME",
+        "PROTOCOL",
+        "REQ",
+        "REQUESTED_SERVER_NAME",
+        "RESPONSE_CODE",
+        "ROUTE_NAME",
+        "START_TIME",
+        "UPSTREAM_CLUSTER",
+        "UPSTREAM_REMOTE_ADDRESS",
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "UPSTREAM_REMOTE_PORT",
+    ];
+
+    /// Whether a header's value may hold a command: it is one of [`Edits::COMMANDS`], `REQ` with a header's name, the others without
+    /// an argument.
+    pub fn knows(command: &Command) -> bool {
+        Self::COMMANDS.contains(&&*command.name) && (&*command.name == "REQ") == command.argument.is_some()
+    }
 }
 
 /// When a failed try is repeated.
@@ -157,4 +187,25 @@ pub enum RetryOn {
     ResourceExhausted,
     /// gRPC status 14.
     Unavailable,
+}
+
+impl RetryOn {
+    /// The condition of a name in `RetryOn`; anything else is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "5xx" => Self::ServerError,
+            "gateway-error" => Self::GatewayError,
+            "reset" => Self::Reset,
+            "connect-failure" => Self::ConnectFailure,
+            "envoy-ratelimited" => Self::EnvoyRatelimited,
+            "retriable-4xx" => Self::Retriable4xx,
+            "refused-stream" => Self::RefusedStream,
+            "cancelled" => Self::Cancelled,
+            "deadline-exceeded" => Self::DeadlineExceeded,
+            "internal" => Self::Internal,
+            "resource-exhausted" => Self::ResourceExhausted,
+            "unavailable" => Self::Unavailable,
+            _ => return None,
+        })
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context as Poller, Poll},
@@ -30,6 +30,7 @@ use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf},
     net::{TcpStream, UnixStream},
+    sync::Notify,
     time::timeout,
 };
 
@@ -96,9 +97,54 @@ pub struct Context {
     pub server_name: Option<String>,
     /// Set once the connection drains: the answer in flight is the last.
     pub draining: Arc<AtomicBool>,
-    /// Set once a request on it became a tunnel (WebSocket).
-    pub upgraded: AtomicBool,
+    /// The tunnel (WebSocket) that a request on it became.
+    pub tunnel: Tunnel,
     verdict: ArcSwapOption<Verdict>,
+}
+
+/// A connection that carries a tunnel since one of its requests was upgraded.
+#[derive(Default)]
+pub struct Tunnel {
+    /// How long it may stand still; set once it is one.
+    idle: OnceLock<Option<Duration>>,
+    began: Notify,
+    /// Counts the reads and writes of the connection.
+    moves: AtomicU64,
+}
+
+impl Tunnel {
+    /// It begins; `idle` is how long it may stand still, `None` for ever.
+    pub fn begin(&self, idle: Option<Duration>) {
+        if self.idle.set(idle).is_ok() {
+            self.began.notify_one();
+        }
+    }
+
+    /// Waits until it has begun.
+    pub async fn begun(&self) -> Option<Duration> {
+        loop {
+            match self.idle.get() {
+                Some(idle) => {
+                    // Whoever else waits is woken in turn.
+                    self.began.notify_one();
+                    return *idle;
+                }
+                None => self.began.notified().await,
+            }
+        }
+    }
+
+    /// Waits until it has begun, and then until nothing has moved on it for as long as it may stand still.
+    pub async fn stood_still(&self) {
+        let Some(idle) = self.begun().await else { return std::future::pending().await };
+        loop {
+            let before = self.moves.load(Ordering::Relaxed);
+            tokio::time::sleep(idle).await;
+            if self.moves.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
 }
 
 /// A verdict with the intentions that gave it.
@@ -110,8 +156,8 @@ struct Verdict {
 impl Context {
     /// The context of a new connection.
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
-        let (peer, server_name, upgraded, verdict) = (None, None, AtomicBool::new(false), ArcSwapOption::empty());
-        Self { live, peer, remote, local, server_name, draining, upgraded, verdict }
+        let (peer, server_name, tunnel, verdict) = (None, None, Tunnel::default(), ArcSwapOption::empty());
+        Self { live, peer, remote, local, server_name, draining, tunnel, verdict }
     }
 
     /// Whether this connection's peer may call. Decided once for each change of the intentions, not for each request.
@@ -162,6 +208,7 @@ pub struct Connection {
     /// The client has sent all it will send, as seen by reading ahead.
     ended: bool,
     digest: Option<Arc<ProxyDigest>>,
+    context: Option<Arc<Context>>,
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -173,8 +220,8 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        let (ahead, digest, received, sent) = Default::default();
-        Self { transport, ahead, reads_ahead: false, ended: false, digest, received, sent }
+        let (ahead, digest, context, received, sent) = Default::default();
+        Self { transport, ahead, reads_ahead: false, ended: false, digest, context, received, sent }
     }
 
     /// A TLS connection, after the server's side of the handshake.
@@ -204,7 +251,8 @@ impl Connection {
     /// Never in practice: Pingora's digest wants a response header, which is made here.
     pub fn attach(&mut self, context: Arc<Context>) -> pingora_core::Result<()> {
         let header = Box::new(ResponseHeader::build(200, None)?);
-        self.digest = Some(Arc::new(ProxyDigest::new(header, Some(Box::new(context)))));
+        self.digest = Some(Arc::new(ProxyDigest::new(header, Some(Box::new(context.clone())))));
+        self.context = Some(context);
         Ok(())
     }
 
@@ -279,6 +327,14 @@ impl Connection {
         }
     }
 
+    /// Notes bytes that passed in one direction.
+    fn moved(&self, direction: &AtomicU64, bytes: usize) {
+        direction.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(context) = &self.context {
+            context.tunnel.moves.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes read from the client so far, in clear.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -304,7 +360,7 @@ impl AsyncRead for Connection {
             if this.ahead.is_empty() {
                 this.ahead = BytesMut::new();
             }
-            this.received.fetch_add(take as u64, Ordering::Relaxed);
+            this.moved(&this.received, take);
             return Poll::Ready(Ok(()));
         }
         if this.ended {
@@ -314,7 +370,7 @@ impl AsyncRead for Connection {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        this.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        this.moved(&this.received, buf.filled().len() - before);
         done
     }
 }
@@ -328,7 +384,7 @@ impl AsyncWrite for Connection {
         };
         match &done {
             Poll::Ready(Ok(written)) => {
-                this.sent.fetch_add(*written as u64, Ordering::Relaxed);
+                this.moved(&this.sent, *written);
             }
             Poll::Pending if this.reads_ahead => this.poll_ahead(cx),
             _ => {}

@@ -5,27 +5,58 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::HeaderValue;
+
 use super::{
+    balance::{hash::request_hash, sticky::Stuck},
     connection::Context,
+    guard::{
+        ActiveRequest, NotAdmitted, Outcome,
+        breaker::{ConnectionSlot, RequestSlot, RetrySlot},
+        retry::{self, Decision},
+    },
     live::{Live, LiveCluster, Side},
     refusal::Refusal,
 };
 use crate::model::{
     cluster::Endpoint,
-    intention::{Action, Permit},
+    intention::Action,
     listener::Role,
+    matching::RequestView,
+    route::{Leg, Route},
 };
 
-/// Most endpoints that one request is offered to.
-pub const ATTEMPTS: usize = 5;
+/// Most endpoints that one request is offered to when its route does not say.
+const ATTEMPTS: usize = 5;
 
 /// The endpoint that a request goes to.
 #[derive(Clone)]
 pub struct Chosen {
     /// Its cluster; `None` is the local app.
     pub cluster: Option<Arc<LiveCluster>>,
+    /// Its place in the cluster.
+    pub place: usize,
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
+}
+
+/// Where a request goes, decided once: places in the routes of the pinned listener.
+#[derive(Clone, Copy, Debug, Default)]
+struct Routed {
+    route: usize,
+    leg: usize,
+    /// What policies that hash choose by.
+    hash: Option<u64>,
+    stuck: Stuck,
+}
+
+/// What a request occupies while a try is in flight; given back when it ends, however it ends.
+#[derive(Default)]
+struct Held {
+    request: Option<RequestSlot>,
+    connection: Option<ConnectionSlot>,
+    active: Option<ActiveRequest>,
+    retry: Option<RetrySlot>,
 }
 
 /// One request (or one opaque connection) on its way.
@@ -50,9 +81,17 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u16>,
+    routed: Routed,
+    /// Cookies that the hash policies made for the caller.
+    made_cookies: Vec<HeaderValue>,
+    /// Tries so far.
     attempts: usize,
+    /// Tries that the route's policy asked for.
+    repeated: u32,
     tried: Vec<Arc<Endpoint>>,
     stale: Vec<Arc<Endpoint>>,
+    pause: bool,
+    held: Held,
 }
 
 impl Default for Exchange {
@@ -68,9 +107,14 @@ impl Default for Exchange {
             upstream_time: None,
             refusal: None,
             grpc_status: None,
+            routed: Routed::default(),
+            made_cookies: Vec::new(),
             attempts: 0,
+            repeated: 0,
             tried: Vec::new(),
             stale: Vec::new(),
+            pause: false,
+            held: Held::default(),
         }
     }
 }
@@ -84,13 +128,44 @@ impl Exchange {
         live
     }
 
-    /// authorize: on the inbound side, whether the intentions let the peer through; on the outbound side the far sidecar decides,
-    /// and our part is to check its identity at *connect*.
+    /// route: on the outbound side the first route that takes the request, and one of its legs by weight. An opaque connection has no
+    /// `request` and takes the first route.
+    ///
+    /// # Errors
+    /// [`Refusal::NoRoute`]; [`Refusal::NoHealthyEndpoint`] when nobody behind the leg is healthy.
+    pub fn route(&mut self, live: &Live, request: Option<&RequestView<'_>>) -> Result<(), Refusal> {
+        let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
+        let place = request.map_or(Some(0), |_| Some(0));
+        let (place, route) = place.and_then(|at| Some((at, upstream.routes.routes.get(at)?))).ok_or(Refusal::NoRoute)?;
+        let leg = 0;
+        self.routed = Routed { route: place, leg, ..Routed::default() };
+        let leg = route.legs.get(leg);
+        if let Some(request) = request {
+            if !route.hash.is_empty() {
+                let client = self.context.as_ref().and_then(|c| c.remote).map(|remote| remote.ip());
+                let made = request_hash(&route.hash, request, client, fastrand::u64(..));
+                self.routed.hash = made.hash;
+                self.made_cookies = made.set_cookies;
+            }
+            self.routed.stuck = live.clusters(leg).next().map(|cluster| cluster.stuck(request)).unwrap_or_default();
+        }
+        if live.clusters(leg).any(|cluster| cluster.has_endpoint()) { Ok(()) } else { Err(Refusal::NoHealthyEndpoint) }
+    }
+
+    /// The route and the leg that were taken; `None` on the inbound side.
+    pub fn taken<'a>(&self, live: &'a Live) -> Option<(&'a Route, &'a Leg)> {
+        let Role::Upstream(upstream) = &live.listener.role else { return None };
+        let route = upstream.routes.routes.get(self.routed.route)?;
+        Some((route, route.legs.get(self.routed.leg)?))
+    }
+
+    /// authorize: on the inbound side, whether the intentions let the peer through; on the outbound side the far sidecar decides, and our part is to
+    /// check its identity at *connect*.
     ///
     /// # Errors
     /// [`Refusal::Denied`].
-    pub fn authorize(context: &Context, live: &Live) -> Result<Option<Permit>, Refusal> {
-        let Role::Inbound(inbound) = &live.listener.role else { return Ok(None) };
+    pub fn authorize(context: &Context, live: &Live) -> Result<(), Refusal> {
+        let Role::Inbound(inbound) = &live.listener.role else { return Ok(()) };
         let verdict = context.authorize(&inbound.intentions);
         match &verdict {
             Ok(_) => live.metrics.decision(Action::Allow, "allowed"),
@@ -100,63 +175,121 @@ impl Exchange {
                 tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), "denied: {denied}");
             }
         }
-        verdict.map(Some).map_err(Refusal::Denied)
+        verdict.map(|_| ()).map_err(Refusal::Denied)
     }
 
-    /// balance: the endpoint for the next attempt.
+    /// balance: the endpoint for the next try, admitted under its cluster's limits.
     ///
     /// # Errors
-    /// [`Refusal::NoHealthyEndpoint`] at once when there is none; the last failure when all were tried.
-    pub fn choose(&mut self, live: &Live) -> Result<Chosen, Refusal> {
-        let found = match (&live.side, &live.listener.role) {
-            (Side::Inbound(_), Role::Inbound(inbound)) => Some(Chosen { cluster: None, endpoint: inbound.app.clone() }),
-            (Side::Upstream(clusters), _) => self.next(clusters),
+    /// [`Refusal::NoHealthyEndpoint`] when there is none, the last failure when all were tried; [`Refusal::Overflow`], and [`Refusal::Timeout`] for
+    /// whoever waited for its turn until its deadline.
+    pub async fn choose(&mut self, live: &Live) -> Result<Chosen, Refusal> {
+        self.held = Held { retry: self.held.retry.take(), ..Held::default() };
+        if std::mem::take(&mut self.pause) {
+            let nth = u32::try_from(self.attempts).unwrap_or(u32::MAX);
+            tokio::time::sleep(retry::backoff(nth, fastrand::f64())).await;
+        }
+        let chosen = match (&live.side, &live.listener.role) {
+            (Side::Inbound(_), Role::Inbound(inbound)) => Some(Chosen { cluster: None, place: 0, endpoint: inbound.app.clone() }),
+            (Side::Upstream(_), _) => self.next(live),
             _ => None,
         };
-        let chosen = found.ok_or_else(|| self.refusal.clone().unwrap_or(Refusal::NoHealthyEndpoint))?;
+        let chosen = chosen.ok_or_else(|| self.refusal.clone().unwrap_or(Refusal::NoHealthyEndpoint))?;
+        if let Some(cluster) = &chosen.cluster {
+            self.admit(cluster).await?;
+            self.held.active = cluster.endpoints.get(chosen.place).cloned().map(ActiveRequest::new);
+        }
         self.attempts += 1;
         self.handed = Some(Instant::now());
         self.chosen = Some(chosen.clone());
         Ok(chosen)
     }
 
-    fn next(&self, clusters: &[Arc<LiveCluster>]) -> Option<Chosen> {
-        clusters.iter().find_map(|cluster| {
-            let endpoint = cluster.pick(&self.tried)?.clone();
-            Some(Chosen { cluster: Some(cluster.clone()), endpoint })
+    /// A place under the cluster's limits. An HTTP/1 request has a connection for itself and waits for one; HTTP/2 requests share theirs.
+    async fn admit(&mut self, cluster: &LiveCluster) -> Result<(), Refusal> {
+        let (breaker, limits, protocol) = (&cluster.state.breaker, &cluster.cluster.limits, cluster.cluster.protocol);
+        if !protocol.is_http() {
+            self.held.connection = Some(breaker.connection(limits).map_err(Refusal::Overflow)?);
+        } else if protocol.is_http2() {
+            self.held.request = Some(breaker.request(limits).map_err(Refusal::Overflow)?);
+        } else {
+            let slot = breaker.exclusive_request(limits, self.deadline.map(Into::into)).await;
+            self.held.request = Some(slot.map_err(|refused| match refused {
+                NotAdmitted::Overflow(overflow) => Refusal::Overflow(overflow),
+                NotAdmitted::Deadline => Refusal::Timeout,
+            })?);
+        }
+        Ok(())
+    }
+
+    fn next(&self, live: &Live) -> Option<Chosen> {
+        let (_, leg) = self.taken(live)?;
+        live.clusters(Some(leg)).enumerate().find_map(|(at, cluster)| {
+            // A sticky cookie speaks of the endpoints of the cluster that is meant to serve, not of those it fails over to.
+            let stuck = if at == 0 { self.routed.stuck } else { Stuck { place: None, ..self.routed.stuck } };
+            let place = cluster.pick(self.routed.hash, stuck, &self.tried)?;
+            let endpoint = cluster.cluster.endpoints.get(place)?.clone();
+            Some(Chosen { cluster: Some(cluster.clone()), place, endpoint })
         })
     }
 
-    /// Notes that nothing reached the endpoint chosen last, and tells whether another one is worth a try.
-    pub fn unreachable(&mut self, why: Refusal) -> bool {
-        if let Some(chosen) = &self.chosen {
+    /// Notes how the last try ended, and tells whether another one is worth it. `why` is what the client is told if not. `replayable` says that the
+    /// request can be sent once more and nothing of an answer has left; `reused` that it went over a kept-alive connection, which may only have been
+    /// stale: the endpoint gets a second chance then.
+    pub fn ended(&mut self, outcome: Outcome, why: Option<Refusal>, idempotent: bool, replayable: bool, reused: bool) -> bool {
+        let (Some(live), Some(chosen)) = (self.live.clone(), self.chosen.clone()) else { return false };
+        if let Some(cluster) = &chosen.cluster {
+            cluster.report(chosen.place, outcome);
+        }
+        if let Some(why) = why {
+            self.refusal = Some(why);
+        }
+        if !replayable {
+            return false;
+        }
+        let policy = self.taken(&live).and_then(|(route, _)| route.retry.as_ref());
+        let Decision::Repeat { by_policy, budgeted, pause, .. } = retry::decide(policy, self.repeated, outcome, idempotent) else {
+            return false;
+        };
+        let second_chance = reused && outcome == Outcome::Reset && !self.stale.iter().any(|s| Arc::ptr_eq(s, &chosen.endpoint));
+        if second_chance {
+            self.stale.push(chosen.endpoint.clone());
+        } else {
             self.tried.push(chosen.endpoint.clone());
         }
-        self.refusal = Some(why);
-        self.another()
-    }
-
-    /// Notes that the endpoint chosen last broke off before it answered. A kept-alive connection may only have been stale: the endpoint
-    /// gets a second try then.
-    pub fn broke_off(&mut self, reused: bool, why: Refusal) -> bool {
-        if let Some(Chosen { endpoint, .. }) = &self.chosen {
-            if reused && !self.stale.iter().any(|s| Arc::ptr_eq(s, endpoint)) {
-                self.stale.push(endpoint.clone());
-            } else {
-                self.tried.push(endpoint.clone());
+        let more = match &live.side {
+            // The app is the only endpoint of its side: a second try makes sense only if the connection was stale.
+            Side::Inbound(_) => second_chance,
+            Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(&live).is_some()),
+        };
+        if !more {
+            return false;
+        }
+        if budgeted && let Some(cluster) = &chosen.cluster {
+            self.held.retry = None;
+            self.held.retry = cluster.state.breaker.retry(&cluster.cluster.limits);
+            if self.held.retry.is_none() {
+                return false;
             }
         }
-        self.refusal = Some(why);
-        self.another()
+        if by_policy {
+            self.repeated += 1;
+            self.pause = pause;
+            if self.next(&live).is_none() {
+                // The policy asks for tries, not for endpoints: whoever was tried may be asked again.
+                self.tried.clear();
+            }
+        }
+        true
     }
 
-    fn another(&self) -> bool {
-        let there = match self.live.as_ref().map(|l| &l.side) {
-            Some(Side::Upstream(clusters)) => self.next(clusters).is_some(),
-            Some(Side::Inbound(_)) => self.tried.is_empty(),
-            None => false,
-        };
-        there && self.attempts < ATTEMPTS
+    /// Cookies that the answer has to carry, so that the caller's next request goes to the same endpoint.
+    pub fn cookies(&mut self) -> Vec<HeaderValue> {
+        let mut cookies = std::mem::take(&mut self.made_cookies);
+        if let Some(Chosen { cluster: Some(cluster), place, .. }) = &self.chosen {
+            cookies.extend(cluster.sticky_cookie(self.routed.stuck, *place));
+        }
+        cookies
     }
 
     /// How often it was offered again after a failure.

@@ -11,6 +11,19 @@ use http::{
 use pingora_http::RequestHeader;
 
 use super::refusal::Refusal;
+use crate::model::matching::RequestView;
+
+/// A request's head as routes and permissions see it.
+pub fn view(head: &RequestHeader) -> RequestView<'_> {
+    let authority = head.uri.authority().map(|a| a.as_str());
+    RequestView {
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        query: head.uri.query(),
+        authority: authority.or_else(|| head.headers.get(HOST)?.to_str().ok()).unwrap_or_default(),
+        headers: &head.headers,
+    }
+}
 
 /// Checks a request's head. `raw` gives an HTTP/1 head's bytes as received: Pingora's parsed form has lost some of them.
 ///

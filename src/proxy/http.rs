@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Version, header::HeaderMap};
+use http::header::HeaderMap;
 use pingora_core::{
     Error, ErrorSource, ErrorType,
     modules::http::HttpModules,
@@ -20,25 +20,24 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use super::{
     connection::Context,
     exchange::Exchange,
-    gate, headers,
+    gate,
+    guard::Outcome,
+    headers,
     live::{Live, Side},
+    record::{grpc_status, http_record},
     refusal::Refusal,
+    timing,
     tls::{ServerIdentity, min_version},
 };
 use crate::{
-    model::listener::{Listener, Role},
-    telemetry::{
-        Telemetry,
-        record::{Flag, HttpPart, Record},
-    },
+    model::{listener::Role, route},
+    telemetry::Telemetry,
 };
 
 /// A server showed an identity that is not the target's.
 const UNEXPECTED_IDENTITY: ErrorType = ErrorType::Custom("UnexpectedServerIdentity");
-/// Bodies up to this size, bytes, are taken as sent at once: the whole-request timeout then also bounds the wait for the answer.
-const SMALL_BODY: u64 = 64 * 1024;
-/// How long an exchange may stand still when no whole-request timeout applies (Envoy's stream idle timeout).
-const STREAM_IDLE: Duration = Duration::from_secs(300);
+/// An answer that is not passed on, since the route's policy asks for another try.
+const ANOTHER_TRY: ErrorType = ErrorType::Custom("AnotherTry");
 
 /// The one Pingora application of the process.
 pub struct Sidecar {
@@ -49,6 +48,18 @@ impl Sidecar {
     /// An application that records into `telemetry`.
     pub fn new(telemetry: Arc<Telemetry>) -> Self {
         Self { telemetry }
+    }
+
+    /// gate → authorize → route.
+    fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
+        gate::check(session.req_header(), || session.to_h1_raw())?;
+        match &live.listener.role {
+            Role::Inbound(inbound) => {
+                let _ = inbound;
+                Exchange::authorize(context, live)
+            }
+            Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
+        }
     }
 
     /// Refuses: answers, and leaves the reason for the record.
@@ -80,22 +91,17 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
-        let admitted = gate::check(session.req_header(), || session.to_h1_raw())
-            .and_then(|()| Exchange::authorize(&context, &live))
-            .and_then(|_| if live.has_endpoint() { Ok(()) } else { Err(Refusal::NoHealthyEndpoint) });
-        if let Err(refusal) = admitted {
+        if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }
-        if session.as_downstream_mut().is_body_empty() {
-            exchange.deadline = deadline(session, &live);
-        }
+        timing::take_in(session, exchange, &live).await?;
         Ok(false)
     }
 
     /// balance.
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> pingora_core::Result<Box<HttpPeer>> {
         let Some(live) = exchange.live.clone() else { return Error::e_explain(ErrorType::InternalError, "no listener") };
-        let chosen = match exchange.choose(&live) {
+        let chosen = match exchange.choose(&live).await {
             Ok(chosen) => chosen,
             Err(refusal) => {
                 let error = Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.to_string());
@@ -108,9 +114,9 @@ impl ProxyHttp for Sidecar {
             (Side::Inbound(app), None) => app.peer(session.as_downstream().is_http2() && live.listener.protocol.is_http2()),
             (Side::Upstream(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
-        peer.options.read_timeout = read_timeout(session, &live);
+        peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
-        peer.options.write_timeout = Some(STREAM_IDLE);
+        peer.options.write_timeout = Some(route::IDLE_TIMEOUT);
         Ok(Box::new(peer))
     }
 
@@ -167,11 +173,36 @@ impl ProxyHttp for Sidecar {
         end: bool,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
-        if let (true, Some(live)) = (end, &exchange.live) {
-            exchange.deadline = deadline(session, live);
+        if end
+            && exchange.deadline.is_none()
+            && let Some(live) = &exchange.live
+        {
+            exchange.deadline = timing::deadline(session, exchange, live);
         }
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
+        }
+        Ok(())
+    }
+
+    /// The endpoint's answer, before anything of it is passed on: passive health learns of it, and the route's policy may want another try.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> pingora_core::Result<()> {
+        if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        let outcome = Outcome::Answer {
+            status: response.status.as_u16(),
+            grpc: grpc_status(&response.headers),
+            ratelimited: response.headers.contains_key("x-envoy-ratelimited"),
+        };
+        let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
+        if exchange.ended(outcome, None, idempotent, replayable, false) {
+            return Error::e_explain(ANOTHER_TRY, "the route's policy asks for another try").map_err(Error::into_up);
         }
         Ok(())
     }
@@ -190,7 +221,14 @@ impl ProxyHttp for Sidecar {
                 session.set_keepalive(None);
             }
             if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
-                context.upgraded.store(true, std::sync::atomic::Ordering::Relaxed);
+                context.tunnel.begin(exchange.live.as_ref().and_then(|live| timing::idle(exchange, live)));
+            }
+        }
+        if let Some(live) = exchange.live.clone()
+            && exchange.taken(&live).is_some()
+        {
+            for cookie in exchange.cookies() {
+                response.append_header(http::header::SET_COOKIE, cookie)?;
             }
         }
         Ok(())
@@ -224,13 +262,14 @@ impl ProxyHttp for Sidecar {
 
     /// Nothing was sent: any request may go to the next endpoint.
     fn fail_to_connect(&self, session: &mut Session, peer: &HttpPeer, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
-        let why = format!("{}: {}", peer.address(), error.root_cause());
-        let again = exchange.unreachable(Refusal::Connect(why));
-        error.set_retry(again && !session.as_ref().retry_buffer_truncated());
+        let why = Refusal::Connect(format!("{}: {}", peer.address(), error.root_cause()));
+        let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
+        let again = exchange.ended(Outcome::ConnectFailure, Some(why), idempotent, replayable, false);
+        error.set_retry(again);
         error
     }
 
-    /// Something may have been sent: only what can be repeated goes to the next endpoint.
+    /// Something may have been sent: what becomes of the request depends on how much, and on the route's policy.
     fn error_while_proxy(
         &self,
         _peer: &HttpPeer,
@@ -239,20 +278,24 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
-        let started = session.response_written().is_some();
-        let replayable = !started && !session.as_ref().retry_buffer_truncated();
-        let again = if *error.etype() == UNEXPECTED_IDENTITY {
-            exchange.unreachable(Refusal::Connect(error.root_cause().to_string())) && replayable
+        let again = if *error.etype() == ANOTHER_TRY {
+            true
         } else if *error.esource() == ErrorSource::Downstream {
             false
         } else {
-            let refusal = Refusal::of(&error).unwrap_or(Refusal::Internal(error.to_string()));
-            let broke = matches!(refusal, Refusal::Closed(_) | Refusal::Protocol(_));
-            let unprocessed = never_processed(&error);
-            // On the inbound side the app is the only endpoint: a second try makes sense only if the connection was stale.
-            let worth = exchange.chosen.as_ref().is_some_and(|c| c.cluster.is_some()) || reused;
-            let safe = unprocessed || (broke && worth && session.req_header().method.is_idempotent());
-            exchange.broke_off(reused, refusal) && replayable && safe
+            let refusal = match Refusal::of(&error) {
+                _ if *error.etype() == UNEXPECTED_IDENTITY => Refusal::Connect(error.root_cause().to_string()),
+                Some(refusal) => refusal,
+                None => Refusal::Internal(error.to_string()),
+            };
+            let outcome = match &refusal {
+                Refusal::Connect(_) => Outcome::ConnectFailure,
+                Refusal::Timeout => Outcome::Timeout,
+                _ if never_processed(&error) => Outcome::Unprocessed,
+                _ => Outcome::Reset,
+            };
+            let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
+            exchange.ended(outcome, Some(refusal), idempotent, replayable, reused)
         };
         error.set_retry(again);
         error
@@ -279,39 +322,7 @@ impl ProxyHttp for Sidecar {
         if exchange.retries() > 0 {
             live.metrics.retry(if exchange.refusal.is_some() { "failed" } else { "succeeded" });
         }
-        let head = session.req_header();
-        let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
-        let authority = head.uri.authority().map(|a| a.as_str()).or_else(|| text("host")).unwrap_or_default();
-        let path = head.uri.path_and_query().map(|p| p.as_str()).unwrap_or_default();
-        // A request that went through after a retry still carries the first attempt's failure: it is no refusal of the request.
-        let refusal = exchange.refusal.as_ref().filter(|_| error.is_some() || exchange.handed.is_none());
-        let gone = error.is_some_and(|e| *e.esource() == ErrorSource::Downstream);
-        let flag = match refusal {
-            Some(refusal) => refusal.flag(),
-            None if gone => Flag::DownstreamConnectionTermination,
-            None => Flag::None,
-        };
-        let record = Record {
-            http: Some(HttpPart {
-                method: head.method.as_str(),
-                path,
-                authority,
-                version: version(head.version),
-                status: session.response_written().map_or(0, |r| r.status.as_u16()),
-                grpc_status: exchange.grpc_status,
-                forwarded_for: text("x-forwarded-for"),
-                user_agent: text("user-agent"),
-                request_id: text("x-request-id"),
-                upstream_time: exchange.upstream_time,
-            }),
-            flag,
-            details: refusal.map_or(if gone { "downstream_remote_disconnect" } else { "via_upstream" }, Refusal::details),
-            received: session.body_bytes_read() as u64,
-            sent: session.body_bytes_sent() as u64,
-            transport_failure: refusal.and_then(Refusal::transport_failure),
-            ..record(exchange, &live)
-        };
-        self.telemetry.record(&record, &live.metrics);
+        self.telemetry.record(&http_record(session, error, exchange, &live), &live.metrics);
     }
 
     /// The record says it all.
@@ -324,68 +335,10 @@ impl ProxyHttp for Sidecar {
     }
 }
 
-/// What HTTP and opaque connections have in common in their record.
-pub fn record<'a>(exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
-    let context = exchange.context.as_deref();
-    let chosen = exchange.chosen.as_ref();
-    let cluster = chosen.and_then(|c| c.cluster.as_ref());
-    Record {
-        listener: &live.listener,
-        start: exchange.wall,
-        duration: exchange.begun.elapsed(),
-        source: context.and_then(|c| c.peer.as_ref()).map(|p| &p.id),
-        destination: match &live.listener.role {
-            Role::Inbound(_) => Some(&live.listener.service),
-            Role::Upstream(upstream) => Some(cluster.map_or(&upstream.destination, |c| &c.cluster.service)),
-        },
-        http: None,
-        flag: Flag::None,
-        details: "",
-        received: 0,
-        sent: 0,
-        endpoint: chosen.map(|c| &c.endpoint.address),
-        cluster: chosen.map(|_| cluster.map_or("local_app", |c| &*c.cluster.target.0)),
-        upstream_local: None,
-        downstream_local: context.and_then(|c| c.local),
-        downstream_remote: context.and_then(|c| c.remote),
-        server_name: context.and_then(|c| c.server_name.as_deref()),
-        transport_failure: None,
-    }
-}
-
-/// How long the whole request may take.
-fn whole_timeout(listener: &Listener) -> Option<Duration> {
-    match &listener.role {
-        Role::Inbound(inbound) => inbound.request_timeout,
-        Role::Upstream(upstream) => upstream.routes.routes.first().and_then(|r| r.timeout),
-    }
-}
-
-/// When the answer must be complete, counted from the end of the request (Envoy's rule). A tunnel has no end, and a stream of HTTP/2 may
-/// be meant to be long: both have the idle limit only.
-fn deadline(session: &Session, live: &Live) -> Option<Instant> {
-    let open_ended = session.is_upgrade_req() || live.listener.protocol.is_http2();
-    whole_timeout(&live.listener).filter(|_| !open_ended).map(|timeout| Instant::now() + timeout)
-}
-
-/// How long the endpoint may be silent. The whole-request time counts from the end of the request (Envoy's rule), so it bounds the wait
-/// only where the request is known to be short; a stream gets the idle limit, a tunnel none.
-fn read_timeout(session: &Session, live: &Live) -> Option<Duration> {
-    if session.is_upgrade_req() {
-        return None;
-    }
-    let idle = match &live.listener.role {
-        Role::Inbound(inbound) => inbound.idle_timeout,
-        Role::Upstream(_) => Some(STREAM_IDLE),
-    };
-    let head = session.req_header();
-    let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    let bodiless = head.version != Version::HTTP_2 && !head.headers.contains_key(http::header::TRANSFER_ENCODING);
-    let short = length.map_or(bodiless || head.method == http::Method::GET, |l| l <= SMALL_BODY);
-    match (whole_timeout(&live.listener).filter(|_| short), idle) {
-        (Some(whole), Some(idle)) => Some(whole.min(idle)),
-        (whole, idle) => whole.or(idle),
-    }
+/// Whether the request can be sent once more: its body is still at hand, nothing of an answer has left, and there is time.
+fn replayable(session: &Session, exchange: &Exchange) -> bool {
+    let in_time = exchange.deadline.is_none_or(|deadline| Instant::now() < deadline);
+    session.response_written().is_none() && !session.as_ref().retry_buffer_truncated() && in_time
 }
 
 /// Whether HTTP/2 says that the request was not processed: a refused stream, or one above a graceful GOAWAY (RFC 9113, sections 6.8, 8.7).
@@ -394,16 +347,4 @@ fn never_processed(error: &Error) -> bool {
     let refused = cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM);
     let leaving = cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR);
     refused || leaving
-}
-
-fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-fn version(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    }
 }

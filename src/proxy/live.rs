@@ -5,9 +5,10 @@ use std::{
     hash::Hasher,
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use openssl::ssl::{SslAcceptor, SslContext};
 use parking_lot::Mutex;
 use pingora_core::{
@@ -17,7 +18,12 @@ use pingora_core::{
 };
 
 use super::{
-    balance::RoundRobin,
+    balance::{
+        Balancer, Hosts,
+        sticky::{StickyTable, Stuck, mesh_key},
+        warmth,
+    },
+    guard::{ClusterState, EndpointState, Outcome},
     tls::{Keys, ServerIdentity},
 };
 use crate::{
@@ -25,6 +31,8 @@ use crate::{
         cluster::{Cluster, Endpoint},
         identity::SpiffeId,
         listener::{Address, Inbound, Listener, Protocol, Role},
+        matching::RequestView,
+        route::Leg,
     },
     telemetry::{Telemetry, metrics::ListenerMetrics},
 };
@@ -50,12 +58,13 @@ pub struct Live {
 }
 
 impl Live {
-    /// Whether there is anybody to hand a request to.
-    pub fn has_endpoint(&self) -> bool {
-        match &self.side {
-            Side::Inbound(_) => true,
-            Side::Upstream(clusters) => clusters.iter().any(|c| !c.robin.is_empty()),
-        }
+    /// The clusters of a route's leg, in failover order; none on the inbound side.
+    pub fn clusters<'a>(&'a self, leg: Option<&'a Leg>) -> impl Iterator<Item = &'a Arc<LiveCluster>> {
+        let all: &[Arc<LiveCluster>] = match &self.side {
+            Side::Inbound(_) => &[],
+            Side::Upstream(clusters) => clusters,
+        };
+        leg.into_iter().flat_map(|leg| &leg.clusters).filter_map(|place| all.get(*place))
     }
 }
 
@@ -63,7 +72,7 @@ impl Live {
 pub enum Side {
     /// mTLS from peers, on to the app.
     Inbound(Box<AppSide>),
-    /// Plain from the app, on to peers: the clusters in failover order.
+    /// Plain from the app, on to peers: the clusters by their places.
     Upstream(Vec<Arc<LiveCluster>>),
 }
 
@@ -87,7 +96,12 @@ impl AppSide {
 pub struct LiveCluster {
     /// The cluster of the snapshot.
     pub cluster: Arc<Cluster>,
-    robin: RoundRobin,
+    /// Limits and passive health; outlives snapshots.
+    pub state: Arc<ClusterState>,
+    /// The living state of each endpoint, by its place.
+    pub endpoints: Vec<Arc<EndpointState>>,
+    balancer: Balancer,
+    sticky: Option<StickyTable>,
     template: HttpPeer,
     /// Dials opaque connections; only for protocol `tcp`.
     pub dialer: Option<SslContext>,
@@ -95,16 +109,32 @@ pub struct LiveCluster {
 }
 
 impl LiveCluster {
-    /// The next endpoint that is not in `tried`. Balanced by weight over the healthy ones.
-    pub fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<&Arc<Endpoint>> {
-        // Within as many turns as there are healthy endpoints an untried one is likely; a linear look settles the rest.
-        for _ in 0..=tried.len() {
-            let endpoint = self.cluster.endpoints.get(self.robin.pick()?)?;
-            if !contains(tried, endpoint) {
-                return Some(endpoint);
-            }
+    /// Whether any endpoint is healthy by its checks.
+    pub fn has_endpoint(&self) -> bool {
+        !self.balancer.is_empty()
+    }
+
+    /// The place of an endpoint for the next try: healthy, not ejected, none of `tried`.
+    pub fn pick(&self, hash: Option<u64>, stuck: Stuck, tried: &[Arc<Endpoint>]) -> Option<usize> {
+        let draw = self.balancer.draw(stuck.hash.or(hash), stuck.place);
+        self.balancer.pick(draw, &Now { cluster: self, tried, now: Instant::now() })
+    }
+
+    /// What the request's sticky cookie says, where sticky sessions are on.
+    pub fn stuck(&self, request: &RequestView<'_>) -> Stuck {
+        self.sticky.as_ref().map(|table| table.find(request)).unwrap_or_default()
+    }
+
+    /// The cookie that ties the caller to the endpoint at `place`, unless `stuck` says that it has it.
+    pub fn sticky_cookie(&self, stuck: Stuck, place: usize) -> Option<HeaderValue> {
+        self.sticky.as_ref().filter(|_| stuck.place != Some(place))?.cookie_for(place)
+    }
+
+    /// Notes how a try at an endpoint ended, for passive health.
+    pub fn report(&self, place: usize, outcome: Outcome) {
+        if let Some(endpoint) = self.endpoints.get(place) {
+            self.state.outliers.report(endpoint, outcome, &self.cluster.passive, Instant::now(), || fastrand::u32(..100));
         }
-        self.cluster.endpoints.iter().find(|e| e.is_healthy() && !contains(tried, e))
     }
 
     /// The endpoint as Pingora dials it.
@@ -120,8 +150,31 @@ impl LiveCluster {
     }
 }
 
-fn contains(tried: &[Arc<Endpoint>], endpoint: &Arc<Endpoint>) -> bool {
-    tried.iter().any(|t| Arc::ptr_eq(t, endpoint))
+/// A cluster's endpoints at this moment, for one request.
+struct Now<'a> {
+    cluster: &'a LiveCluster,
+    tried: &'a [Arc<Endpoint>],
+    now: Instant,
+}
+
+impl Hosts for Now<'_> {
+    fn available(&self, place: usize) -> bool {
+        let (Some(endpoint), Some(state)) = (self.cluster.cluster.endpoints.get(place), self.cluster.endpoints.get(place)) else {
+            return false;
+        };
+        endpoint.is_healthy() && !state.is_ejected(self.now) && !self.tried.iter().any(|t| Arc::ptr_eq(t, endpoint))
+    }
+
+    fn active(&self, place: usize) -> u32 {
+        self.cluster.endpoints.get(place).map_or(0, |state| state.active())
+    }
+
+    fn warmth(&self, place: usize) -> f64 {
+        match (self.cluster.cluster.balance.slow_start, self.cluster.endpoints.get(place)) {
+            (Some(window), Some(state)) => warmth(state.healthy_for(self.now), window),
+            _ => 1.0,
+        }
+    }
 }
 
 /// Makes live listeners, sharing what they have in common.
@@ -206,18 +259,27 @@ fn windows(peer: &mut HttpPeer) {
 }
 
 fn live_cluster(listener: &Listener, cluster: &Arc<Cluster>, keys: &Keys, known: &[Arc<LiveCluster>]) -> Result<Arc<LiveCluster>, String> {
-    let before = known.iter().find(|k| k.cluster.target == cluster.target);
+    let named = |k: &&Arc<LiveCluster>| k.cluster.target == cluster.target && k.cluster.balance.policy == cluster.balance.policy;
+    let before = known.iter().find(named);
     if let Some(same) = before.filter(|k| Arc::ptr_eq(&k.cluster, cluster) && k.epoch == keys.epoch) {
         return Ok(same.clone());
     }
-    let weights: Vec<u32> = cluster.endpoints.iter().map(|e| if e.is_healthy() { e.weight } else { 0 }).collect();
+    let now = Instant::now();
     let dialer = match cluster.protocol {
         Protocol::Tcp => Some(keys.dialer(&listener.tls, cluster.expected.clone()).map_err(|e| e.to_string())?),
         _ => None,
     };
+    let sticky = cluster.balance.sticky.as_ref().map(|sticky| {
+        let key = mesh_key(&listener.identity.roots.trust_domain, &cluster.service);
+        StickyTable::new(sticky, &key, &cluster.endpoints).map_err(|e| e.to_string())
+    });
+    let state = before.map_or_else(|| Arc::new(ClusterState::new(now)), |b| b.state.clone());
     Ok(Arc::new(LiveCluster {
         cluster: cluster.clone(),
-        robin: RoundRobin::new(&weights, before.map(|b| &b.robin)),
+        endpoints: state.follow(&cluster.endpoints, now),
+        state,
+        balancer: Balancer::new(cluster.balance.policy, &cluster.endpoints, before.map(|b| &b.balancer)),
+        sticky: sticky.transpose()?,
         template: mesh_peer(cluster, keys)?,
         dialer,
         epoch: keys.epoch,

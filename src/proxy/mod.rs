@@ -6,15 +6,18 @@
 pub mod balance;
 pub mod connection;
 pub mod exchange;
+pub mod filter;
 pub mod gate;
 pub mod guard;
 pub mod headers;
 pub mod http;
 pub mod listeners;
 pub mod live;
+pub mod record;
 pub mod refusal;
 pub mod serve;
 pub mod tcp;
+pub mod timing;
 pub mod tls;
 
 #[cfg(test)]
@@ -39,7 +42,8 @@ pub fn plane(threads: usize, no_roots: String, telemetry: Arc<Telemetry>) -> ser
     let conf = ServerConf {
         threads,
         upstream_keepalive_pool_size: POOL,
-        max_retries: exchange::ATTEMPTS,
+        // The exchange decides how often a request is tried.
+        max_retries: usize::MAX,
         ca_file: Some(no_roots),
         ..ServerConf::default()
     };

@@ -6,6 +6,7 @@ use pingora_core::{ErrorSource, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::guard::Overflow;
 use crate::{model::intention::Denied, telemetry::record::Flag};
 
 /// A request that is not served, and why.
@@ -14,12 +15,21 @@ pub enum Refusal {
     /// The request is not one that may be passed on.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// The request's path had another form: the client is sent to the one form that it has here.
+    #[error("moved to its normalised form")]
+    Redirect(String),
+    /// No route takes the request.
+    #[error("no route")]
+    NoRoute,
     /// Intentions refused the caller.
     #[error("RBAC: access denied")]
     Denied(Denied),
     /// No endpoint is healthy.
     #[error("no healthy upstream")]
     NoHealthyEndpoint,
+    /// The cluster has as much in flight as its limits allow.
+    #[error("upstream overflow: {}", .0.details())]
+    Overflow(Overflow),
     /// No endpoint could be connected to.
     #[error("upstream connect error: {0}")]
     Connect(String),
@@ -57,9 +67,11 @@ impl Refusal {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
+            Self::Redirect(_) => 307,
             Self::BadRequest(_) => 400,
             Self::Denied(_) => 403,
-            Self::NoHealthyEndpoint | Self::Connect(_) | Self::Closed(_) => 503,
+            Self::NoRoute => 404,
+            Self::NoHealthyEndpoint | Self::Overflow(_) | Self::Connect(_) | Self::Closed(_) => 503,
             Self::Timeout => 504,
             Self::Protocol(_) => 502,
             Self::Internal(_) => 500,
@@ -69,10 +81,11 @@ impl Refusal {
     /// The `grpc-status` that goes with it.
     fn grpc_status(&self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::Internal(_) => 13,
+            Self::BadRequest(_) | Self::Redirect(_) | Self::Internal(_) => 13,
             Self::Denied(_) => 7,
             Self::Timeout => 4,
-            Self::NoHealthyEndpoint | Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) => 14,
+            Self::NoRoute => 12,
+            Self::NoHealthyEndpoint | Self::Overflow(_) | Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) => 14,
         }
     }
 
@@ -86,7 +99,9 @@ impl Refusal {
             Self::Closed(_) => Flag::UpstreamConnectionTermination,
             Self::Timeout => Flag::UpstreamTimeout,
             Self::Protocol(_) => Flag::UpstreamProtocolError,
-            Self::Internal(_) => Flag::None,
+            Self::NoRoute => Flag::NoRoute,
+            Self::Overflow(_) => Flag::Overflow,
+            Self::Redirect(_) | Self::Internal(_) => Flag::None,
         }
     }
 
@@ -95,6 +110,9 @@ impl Refusal {
         match self {
             Self::BadRequest(_) => "bad_request",
             Self::Denied(denied) => denied.reason(),
+            Self::Redirect(_) => "path_normalized",
+            Self::NoRoute => "route_not_found",
+            Self::Overflow(overflow) => overflow.details(),
             Self::NoHealthyEndpoint => "no_healthy_upstream",
             Self::Connect(_) => "upstream_connect_failure",
             Self::Closed(_) => "upstream_closed",
@@ -115,13 +133,15 @@ impl Refusal {
     /// The text that the client sees. What an endpoint's connection said stays in our log.
     fn body(&self) -> String {
         match self {
-            Self::Connect(_) => "upstream connect error\n".to_owned(),
-            Self::Closed(_) => "upstream closed the connection\n".to_owned(),
+            // Envoy's words, without an end of line: scripts compare them.
+            Self::Connect(_) => reset("remote connection failure"),
+            Self::Closed(_) => reset("connection termination"),
+            Self::Overflow(_) => reset("overflow"),
             Self::Protocol(_) => "upstream protocol error\n".to_owned(),
             Self::Internal(_) => "internal error\n".to_owned(),
-            // Envoy's words, without an end of line: scripts compare them.
             Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout => self.to_string(),
-            Self::BadRequest(_) => format!("{self}\n"),
+            Self::Redirect(_) => String::new(),
+            Self::BadRequest(_) | Self::NoRoute => format!("{self}\n"),
         }
     }
 
@@ -141,13 +161,24 @@ impl Refusal {
         let mut head = ResponseHeader::build(self.status(), Some(4))?;
         head.insert_header(CONTENT_TYPE, "text/plain")?;
         head.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
+        match self {
+            Self::Redirect(location) => head.insert_header(http::header::LOCATION, location)?,
+            // Envoy's word for "do not try again at once".
+            Self::Overflow(_) => head.insert_header(HeaderName::from_static("x-envoy-overloaded"), "true")?,
+            _ => {}
+        }
         let head_only = session.req_header().method == http::Method::HEAD;
-        session.write_response_header(Box::new(head), head_only).await?;
-        if !head_only {
+        let done = head_only || body.is_empty();
+        session.write_response_header(Box::new(head), done).await?;
+        if !done {
             session.write_response_body(Some(Bytes::from(body)), true).await?;
         }
         Ok(())
     }
+}
+
+fn reset(reason: &str) -> String {
+    format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}")
 }
 
 /// Whether the request is a gRPC call.

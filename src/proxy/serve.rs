@@ -1,9 +1,6 @@
 //! One accepted connection, from TLS to its end.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use pingora_core::{
@@ -87,14 +84,13 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
             tokio::time::sleep(DENIED_GRACE).await;
         } else {
             // An HTTP/1 request in flight may end; a tunnel may not go on. The next request is judged on its own.
-            while !context.upgraded.load(Ordering::Relaxed) {
-                tokio::time::sleep(DENIED_GRACE).await;
-            }
+            context.tunnel.begun().await;
         }
     };
     tokio::select! {
         () = speak(&plane, connection, spoken, &turn) => {}
         () = cut => tracing::info!("closed a connection whose peer is no longer allowed"),
+        () = context.tunnel.stood_still() => tracing::debug!("closed a tunnel on which nothing moved"),
     }
 }
 

@@ -13,8 +13,9 @@ use tokio::{
 use super::{
     connection::{Connection, Context},
     exchange::{Chosen, Exchange},
-    http::record,
+    guard::Outcome,
     live::{Live, LiveCluster},
+    record::record,
     refusal::Refusal,
 };
 use crate::{
@@ -53,9 +54,9 @@ pub async fn serve(
 ) {
     let mut exchange = Exchange::default();
     let live = exchange.pin(&context);
-    let end = match Exchange::authorize(&context, &live) {
+    let end = match Exchange::authorize(&context, &live).and_then(|()| exchange.route(&live, None)) {
         Err(refusal) => End::Refused(refusal),
-        Ok(_) => match connect(&mut exchange, &live).await {
+        Ok(()) => match connect(&mut exchange, &live).await {
             Err(refusal) => End::Refused(refusal),
             Ok(mut endpoint) => tokio::select! {
                 _ = copy_bidirectional_with_sizes(&mut connection, &mut endpoint, BUFFER, BUFFER) => End::Closed,
@@ -107,17 +108,20 @@ async fn say_goodbye(connection: &mut Connection) -> io::Result<()> {
 /// balance → connect, until an endpoint answers or none is left.
 async fn connect(exchange: &mut Exchange, live: &Live) -> Result<Box<dyn Stream>, Refusal> {
     loop {
-        let Chosen { cluster, endpoint } = exchange.choose(live)?;
+        let Chosen { cluster, endpoint, .. } = exchange.choose(live).await?;
         let dialled = match (&cluster, &live.listener.role) {
             (Some(cluster), _) => timeout_io(cluster.cluster.connect_timeout, dial_peer(cluster, &endpoint.address)).await,
             (None, Role::Inbound(inbound)) => timeout_io(inbound.connect_timeout, dial(&endpoint.address)).await,
             (None, Role::Upstream(_)) => Err(io::Error::other("no cluster")),
         };
         match dialled {
-            Ok(stream) => return Ok(stream),
+            Ok(stream) => {
+                exchange.ended(Outcome::Connected, None, false, false, false);
+                return Ok(stream);
+            }
             Err(why) => {
                 let refusal = Refusal::Connect(format!("{}: {why}", endpoint.address));
-                if !exchange.unreachable(refusal.clone()) {
+                if !exchange.ended(Outcome::ConnectFailure, Some(refusal.clone()), false, true, false) {
                     return Err(refusal);
                 }
             }

@@ -134,6 +134,9 @@ impl Sidecar<'_> {
             let chain = known.and_then(|k| k.chain.as_ref());
             match (known, chain) {
                 (Some(known), Some(Ok(chain))) if awaited(Some(known)).is_none() => {
+                    if let Some(why) = &known.refused {
+                        self.problem(&format!("upstream {}", config.key.0), why, "the upstream keeps its last good chain");
+                    }
                     for bad in &chain.problems {
                         self.problem(&format!("upstream {}, {}", config.key.0, bad.path), &bad.why, &bad.advice);
                     }

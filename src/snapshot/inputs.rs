@@ -37,6 +37,8 @@ pub struct SidecarInputs {
 pub struct UpstreamInputs {
     /// The compiled chain, or why there is none that this version can follow.
     pub chain: Option<Result<Arc<Chain>, String>>,
+    /// Why a newer chain than the good one in `chain` cannot be followed.
+    pub refused: Option<String>,
     /// The instances of the chain's targets; a target that is neither here nor in `failed` has not answered yet.
     pub endpoints: EndpointsByTarget,
     /// Targets whose instances could never be read so far, with the agent's reason. They serve nothing, but hold nothing back.

@@ -11,6 +11,7 @@ mod identity;
 mod intentions;
 mod lifecycle;
 mod listeners;
+mod local;
 mod protocols;
 mod readiness;
 mod telemetry;

@@ -55,7 +55,7 @@ pub use jwt_provider::{
 };
 pub use leaf::{Leaf, LeafCert};
 pub use meta::Meta;
-pub use opaque::{ConfigError, Limits, PassiveHealthCheck, ProxyConfig, UpstreamConfig};
+pub use opaque::{ConfigError, Limits, PassiveHealthCheck, ProxyConfig, StickyCookie, UpstreamConfig};
 pub use peering::{Peering, PeeringByName, PeeringRemote, PeeringStream, Peerings};
 pub use prepared_query::{PreparedQuery, PreparedQueryResult};
 pub use proxy::{AccessLogs, Expose, ExposePath, MeshGateway, Proxy, TransparentProxy, Upstream};

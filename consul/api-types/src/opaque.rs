@@ -133,8 +133,23 @@ pub struct UpstreamConfig {
     pub envoy_listener_json: Option<String>,
     /// Envoy cluster in JSON that replaces the generated one.
     pub envoy_cluster_json: Option<String>,
-    /// The keys present that Consul does not know, as written; nested ones with dots.
+    /// `aralez_sticky_cookie`, which Consul does not know and passes on: the cookie that keeps a user at one endpoint.
+    pub aralez_sticky_cookie: Option<StickyCookie>,
+    /// `aralez_slow_start`, which Consul does not know and passes on: how long the share of a new endpoint grows.
+    pub aralez_slow_start: Option<Duration>,
+    /// The keys present that nobody knows, as written; nested ones with dots.
     pub unknown: Vec<String>,
+}
+
+/// A sticky cookie: written as its name, or as a map with the name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StickyCookie {
+    /// Its name, a token as RFC 6265 wants it.
+    pub name: String,
+    /// How long it lives; `None` is for the browser's session.
+    pub ttl: Option<Duration>,
+    /// Its path; `None` is `/`.
+    pub path: Option<String>,
 }
 
 /// Circuit-breaker limits; `None` means the proxy's own (Envoy's: 1024 each).
@@ -194,6 +209,7 @@ impl UpstreamConfig {
             unknown.extend(nested.rest());
             mode
         });
+        let sticky_cookie = StickyCookie::read(&mut reader, &mut unknown);
         let read = Self {
             protocol: reader.take("protocol", protocol),
             connect_timeout: reader.take("connect_timeout_ms", millis),
@@ -203,12 +219,33 @@ impl UpstreamConfig {
             mesh_gateway: mesh_gateway.flatten(),
             envoy_listener_json: reader.take("envoy_listener_json", text),
             envoy_cluster_json: reader.take("envoy_cluster_json", text),
+            aralez_sticky_cookie: sticky_cookie,
+            aralez_slow_start: reader.take("aralez_slow_start", duration),
             unknown: {
                 unknown.extend(reader.rest());
                 unknown
             },
         };
         (read, errors)
+    }
+}
+
+impl StickyCookie {
+    fn read(reader: &mut Reader<'_, '_>, unknown: &mut Vec<String>) -> Option<Self> {
+        const KEY: &str = "aralez_sticky_cookie";
+        if reader.find(KEY).is_some_and(|(_, value)| value.is_string()) {
+            return reader.take(KEY, cookie_name).map(|name| Self { name, ..Self::default() });
+        }
+        let read = reader.take_map(KEY, |nested| {
+            if !nested.find("name").is_some_and(|(_, value)| is_set(value)) {
+                nested.refuse("name", &Value::Null, COOKIE_NAME);
+            }
+            let name = nested.take("name", cookie_name);
+            let (ttl, path) = (nested.take("ttl", duration), nested.take("path", cookie_path));
+            unknown.extend(nested.rest());
+            Some(Self { name: name?, ttl, path })
+        });
+        read.flatten()
     }
 }
 
@@ -228,11 +265,17 @@ impl<'a, 'e> Reader<'a, 'e> {
         Self { prefix: prefix.to_owned(), left, errors }
     }
 
-    /// Removes the setting in all its spellings; the one written exactly like `name` wins, then the first by name.
+    /// The setting: of several spellings the one written exactly like `name` wins, then the first by name.
+    fn find(&self, name: &str) -> Option<(&'a str, &'a Value)> {
+        let exact = self.left.iter().find(|(key, _)| *key == name);
+        exact.or_else(|| self.left.iter().find(|(key, _)| same_key(key, name))).copied()
+    }
+
+    /// Removes the setting in all its spellings.
     fn remove(&mut self, name: &str) -> Option<(&'a str, &'a Value)> {
-        let (found, left): (Vec<_>, Vec<_>) = self.left.drain(..).partition(|(key, _)| same_key(key, name));
-        self.left = left;
-        found.iter().find(|(key, _)| *key == name).or(found.first()).copied()
+        let found = self.find(name);
+        self.left.retain(|(key, _)| !same_key(key, name));
+        found
     }
 
     fn take<T>(&mut self, name: &str, read: Read<T>) -> Option<T> {
@@ -352,4 +395,19 @@ fn balance(value: &Value) -> Result<String, &'static str> {
 
 fn gateway_mode(value: &Value) -> Result<String, &'static str> {
     one_of(value, &["none", "local", "remote"]).ok_or("none, local or remote")
+}
+
+/// What a cookie's name is: a token (RFC 6265, section 4.1.1; RFC 9110, section 5.6.2).
+const COOKIE_NAME: &str = "a cookie's name: letters, digits and !#$%&'*+-.^_`|~";
+
+fn cookie_name(value: &Value) -> Result<String, &'static str> {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let name = value.as_str().filter(|name| !name.is_empty() && name.bytes().all(token));
+    name.map(str::to_owned).ok_or(COOKIE_NAME)
+}
+
+fn cookie_path(value: &Value) -> Result<String, &'static str> {
+    let stands = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+    let path = value.as_str().filter(|path| path.starts_with('/') && path.bytes().all(stands));
+    path.map(str::to_owned).ok_or("a path that begins with / and has no ;")
 }

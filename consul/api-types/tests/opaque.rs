@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use consul_api_types::{AgentService, Limits, PassiveHealthCheck, ProxyConfig, UpstreamConfig};
+use consul_api_types::{AgentService, Limits, PassiveHealthCheck, ProxyConfig, StickyCookie, UpstreamConfig};
 use serde_json::{Map, Value, json};
 
 fn map(value: Value) -> Map<String, Value> {
@@ -117,4 +117,45 @@ fn proxy_settings_for_others_are_told_apart() {
     assert_eq!(config.envoy_stats_flush_interval, Some(Duration::from_secs(5)));
     assert_eq!(config.foreign, ["envoy_tracing_json", "telemetry"]);
     assert_eq!(config.unknown, ["Flavour"]);
+}
+
+#[test]
+fn settings_of_our_own_are_read_in_both_spellings() {
+    let read = |config: Value| {
+        let (config, errors) = UpstreamConfig::read(&map(config));
+        assert_eq!((errors, config.unknown), (vec![], vec![]));
+        (config.aralez_sticky_cookie, config.aralez_slow_start)
+    };
+    let cookie = |ttl, path: Option<&str>| Some(StickyCookie { name: "session".to_owned(), ttl, path: path.map(str::to_owned) });
+    assert_eq!(read(json!({"aralez_sticky_cookie": "session"})), (cookie(None, None), None));
+    assert_eq!(
+        read(json!({"aralez_sticky_cookie": {"name": "session", "ttl": "1h", "path": "/shop"}, "aralez_slow_start": "30s"})),
+        (cookie(Some(Duration::from_secs(3_600)), Some("/shop")), Some(Duration::from_secs(30)))
+    );
+    assert_eq!(
+        read(json!({"AralezStickyCookie": {"Name": "session", "TTL": 60_000_000_000_u64}, "AralezSlowStart": 5_000_000_000_u64})),
+        (cookie(Some(Duration::from_secs(60)), None), Some(Duration::from_secs(5)))
+    );
+    assert_eq!(read(json!({"aralez_sticky_cookie": "", "aralez_slow_start": null})), (None, None));
+}
+
+#[test]
+fn settings_of_our_own_that_are_wrong_are_named() {
+    let read = |config: Value| {
+        let (config, errors) = UpstreamConfig::read(&map(config));
+        assert_eq!(config.aralez_sticky_cookie.filter(|cookie| cookie.path.is_some()), None);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    const NAME: &str = "expected a cookie's name: letters, digits and !#$%&'*+-.^_`|~";
+    assert_eq!(read(json!({"aralez_sticky_cookie": "a b"})), [format!("aralez_sticky_cookie is \"a b\", {NAME}")]);
+    assert_eq!(read(json!({"aralez_sticky_cookie": {"ttl": "1h"}})), [format!("aralez_sticky_cookie.name is null, {NAME}")]);
+    assert_eq!(read(json!({"aralez_sticky_cookie": {"name": 7}})), [format!("aralez_sticky_cookie.name is 7, {NAME}")]);
+    assert_eq!(
+        read(json!({"aralez_sticky_cookie": {"name": "a", "path": "/;x"}, "aralez_slow_start": "slow"})),
+        [
+            "aralez_sticky_cookie.path is \"/;x\", expected a path that begins with / and has no ;",
+            "aralez_slow_start is \"slow\", expected a duration such as \"1m30s\", or a whole number of nanoseconds, 0 or more",
+        ]
+    );
+    assert_eq!(read(json!({"aralez_sticky_cookie": true})), ["aralez_sticky_cookie is true, expected a map"]);
 }

@@ -1,7 +1,7 @@
 //! Which watches should exist: derived anew from the registration and the chains after each report, then started and stopped.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -120,11 +120,7 @@ impl Supervisor {
                 if let Ok(chain) = &chain {
                     self.chains.insert(upstream.clone(), chain.clone());
                 }
-                self.context.feed.send(Change::Chain { upstream: upstream.clone(), chain: chain.clone() });
-                for target in chain.iter().flat_map(|chain| &chain.targets).filter(|target| target.sni.is_empty()) {
-                    let why = "targets without a server name, as those in a cluster peer, are not supported yet".to_owned();
-                    self.context.feed.send(Change::EndpointsFailed { upstream: upstream.clone(), target: target.id.clone(), why });
-                }
+                self.context.feed.send(Change::Chain { upstream, chain });
             }
         }
     }
@@ -144,7 +140,9 @@ impl Supervisor {
         wanted.extend(fixed.map(|source| (source, Vec::new())));
         for upstream in &registration.upstreams {
             wanted.insert(Source::Chain(upstream.key.clone(), chain::query(upstream)), Vec::new());
-            for target in self.chains.get(&upstream.key).iter().flat_map(|chain| &chain.targets).filter(|target| !target.sni.is_empty()) {
+            // A target under resolvers that differ in balancing stands more than once; its instances are asked for and told once.
+            let mut told = HashSet::new();
+            for target in self.chains.get(&upstream.key).iter().flat_map(|chain| &chain.targets).filter(|target| told.insert(&target.id)) {
                 let locality = if target.datacenter == registration.datacenter { Locality::Own } else { Locality::Other };
                 let view = View { upstream: upstream.key.clone(), target: target.id.clone(), only_passing: target.only_passing };
                 wanted.entry(Source::Endpoints(endpoints::query(target), locality)).or_default().push(view);

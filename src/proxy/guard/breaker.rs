@@ -20,7 +20,7 @@ const MIN_RETRIES: u32 = 3;
 /// Which limit refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
-    /// `max_connections`, where nothing waits (protocol `tcp`).
+    /// `max_connections`, where nothing waits: protocol `tcp`, or a limit of 0.
     Connections,
     /// `max_pending_requests`.
     Pending,
@@ -88,6 +88,9 @@ impl Breaker {
     /// # Errors
     /// [`NotAdmitted`].
     pub async fn exclusive_request(self: &Arc<Self>, limits: &Limits, deadline: Option<Instant>) -> Result<RequestSlot, NotAdmitted> {
+        if limits.connections == 0 {
+            return Err(Overflow::Connections.into());
+        }
         self.gate.resize(limits.connections);
         if !self.gate.try_enter() {
             let _waiting = Waiting::new(&self.pending, limits)?;

@@ -7,7 +7,7 @@ pub enum Outcome {
     Answer {
         /// The answer's status.
         status: u16,
-        /// Its `grpc-status`. A retry looks only at one that stands in the answer's head; passive health takes one from the trailers as well.
+        /// Its `grpc-status`, if it stands in the head: trailers come too late for another try, and Envoy does not judge by them either.
         grpc: Option<u16>,
         /// Whether the answer carries `x-envoy-ratelimited`.
         ratelimited: bool,

@@ -208,6 +208,14 @@ fn an_upstream_without_a_usable_chain_keeps_its_last_form_with_the_new_leaf() {
 }
 
 #[test]
+fn an_upstream_whose_newer_chain_cannot_be_followed_is_served_by_the_good_one_and_named() {
+    let mut inputs = sidecar(&Ca::new());
+    inputs.upstreams.get_mut(&UpstreamKey("api".into())).unwrap().refused = Some("route 1: Match.HTTP.PathRegex: no".into());
+    let snapshot = compiled(&inputs, &Snapshot::default()).snapshot;
+    assert_eq!((snapshot.listeners.len(), snapshot.problems[0].why.as_str()), (2, "route 1: Match.HTTP.PathRegex: no"));
+}
+
+#[test]
 fn two_listeners_on_one_address_are_one_listener_and_a_problem() {
     let ca = Ca::new();
     let mut inputs = sidecar(&ca);

@@ -4,13 +4,14 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
-use consul_api_types::{Upstream, UpstreamConfig as Opaque};
+use consul_api_types::{PassiveHealthCheck, StickyCookie, Upstream, UpstreamConfig as Opaque};
 
 use super::registration::{name, unreadable};
 use crate::model::{
-    balance::{Limits, PassiveHealth},
+    balance::{CookieLife, Limits, PassiveHealth, Sticky},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
     registration::{Unusable, UpstreamConfig, UpstreamKey},
@@ -68,11 +69,42 @@ fn upstream(at: usize, upstream: &Upstream, own: &ServiceName, problems: &mut Ve
         protocol: config.protocol.as_deref().and_then(Protocol::parse),
         connect_timeout: config.connect_timeout.filter(|timeout| !timeout.is_zero()),
         mesh_gateway: mode.or(config.mesh_gateway.as_deref()).map(Into::into),
-        limits: Limits::default(),
-        passive: PassiveHealth::default(),
-        sticky: None,
-        slow_start: None,
+        limits: limits(&config.limits),
+        passive: passive(config.passive_health_check.as_ref()),
+        sticky: config.aralez_sticky_cookie.map(sticky),
+        slow_start: config.aralez_slow_start.filter(|window| !window.is_zero()),
     })
+}
+
+/// The bounds on a cluster. A bound of 0 is meant: Envoy then lets nothing through.
+fn limits(set: &consul_api_types::Limits) -> Limits {
+    let unset = Limits::default();
+    Limits {
+        connections: set.max_connections.unwrap_or(unset.connections),
+        pending: set.max_pending_requests.unwrap_or(unset.pending),
+        requests: set.max_concurrent_requests.unwrap_or(unset.requests),
+        retry_budget: unset.retry_budget,
+    }
+}
+
+/// When endpoints are ejected. Where 0 has no meaning it is as unset, as Consul's Envoy path has it; a chance and a share of 0 are meant.
+fn passive(set: Option<&PassiveHealthCheck>) -> PassiveHealth {
+    let unset = PassiveHealth::default();
+    let Some(set) = set else { return unset };
+    let time = |set: Option<Duration>| set.filter(|time| !time.is_zero());
+    PassiveHealth {
+        interval: time(set.interval).unwrap_or(unset.interval),
+        max_failures: set.max_failures.filter(|count| *count > 0).unwrap_or(unset.max_failures),
+        enforcing: set.enforcing_consecutive_5xx.unwrap_or(unset.enforcing),
+        max_ejection_percent: set.max_ejection_percent.unwrap_or(unset.max_ejection_percent),
+        base_ejection: time(set.base_ejection_time).unwrap_or(unset.base_ejection),
+    }
+}
+
+fn sticky(cookie: StickyCookie) -> Sticky {
+    let path = cookie.path.unwrap_or_else(|| "/".to_owned());
+    let ttl = cookie.ttl.filter(|ttl| !ttl.is_zero());
+    Sticky { cookie: cookie.name.into(), life: CookieLife { ttl, path: path.into() } }
 }
 
 fn bind(upstream: &Upstream) -> Result<Bind, (&'static str, String)> {
@@ -93,4 +125,56 @@ fn bind(upstream: &Upstream) -> Result<Bind, (&'static str, String)> {
     let port =
         u16::try_from(upstream.local_bind_port).map_err(|_| ("LocalBindPort", format!("{} is not a port", upstream.local_bind_port)))?;
     Ok(Bind { address: Address::Tcp((ip, port).into()), mode: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn decode(config: Value) -> UpstreamConfig {
+        let upstream = json!({"DestinationName": "db", "LocalBindPort": 5432, "Config": config});
+        let mut problems = Vec::new();
+        let read = upstreams(&[serde_json::from_value(upstream).unwrap()], &ServiceName::local("web"), &mut problems);
+        assert_eq!(problems, []);
+        read.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn protection_is_read_over_the_defaults() {
+        let bare = decode(json!({}));
+        assert_eq!((bare.limits, bare.passive), (Limits::default(), PassiveHealth::default()));
+        assert_eq!((bare.sticky, bare.slow_start), (None, None));
+
+        let set = decode(json!({
+            "limits": {"max_connections": 3, "MaxPendingRequests": 0},
+            "passive_health_check": {"max_failures": 7, "interval": "22s", "EnforcingConsecutive5xx": 0, "BaseEjectionTime": 90_000_000_000_u64},
+        }));
+        assert_eq!(set.limits, Limits { connections: 3, pending: 0, requests: 1024, retry_budget: 20 });
+        let expected = PassiveHealth {
+            interval: Duration::from_secs(22),
+            max_failures: 7,
+            enforcing: 0,
+            max_ejection_percent: 10,
+            base_ejection: Duration::from_secs(90),
+        };
+        assert_eq!(set.passive, expected);
+    }
+
+    #[test]
+    fn a_check_of_zeros_is_one_of_the_defaults_where_zero_means_nothing() {
+        let set = decode(json!({"passive_health_check": {"max_failures": 0, "interval": 0, "base_ejection_time": "0s"}}));
+        assert_eq!(set.passive, PassiveHealth::default());
+    }
+
+    #[test]
+    fn sticky_sessions_and_slow_start_are_read() {
+        let set = decode(json!({"aralez_sticky_cookie": "who", "aralez_slow_start": "40s"}));
+        let cookie = |ttl, path: &str| Some(Sticky { cookie: "who".into(), life: CookieLife { ttl, path: path.into() } });
+        assert_eq!((set.sticky, set.slow_start), (cookie(None, "/"), Some(Duration::from_secs(40))));
+        let set = decode(json!({"aralez_sticky_cookie": {"name": "who", "ttl": "1h", "path": "/shop"}, "aralez_slow_start": "0s"}));
+        assert_eq!((set.sticky, set.slow_start), (cookie(Some(Duration::from_secs(3600)), "/shop"), None));
+        assert_eq!(decode(json!({"aralez_sticky_cookie": {"name": "who", "ttl": 0}})).sticky, cookie(None, "/"));
+    }
 }

@@ -1,0 +1,3 @@
+//! What may be asked of a request beside who sends it: one file a filter.
+
+pub mod jwt;

@@ -1,0 +1,90 @@
+//! How long things may take.
+//!
+//! The whole-request timeout counts from the end of the request to the end of the answer, as in Envoy. Pingora's only clock is the time between two
+//! reads from the endpoint; so that it bounds the wait for an answer, the request must be known to be complete when it is handed over.
+
+use std::time::{Duration, Instant};
+
+use http::Version;
+use pingora_proxy::Session;
+use tokio::time::timeout;
+
+use super::{exchange::Exchange, live::Live};
+use crate::model::{listener::Role, route};
+
+/// Bodies up to this size, bytes, are taken as sent at once: the whole-request timeout then also bounds the wait for the answer.
+const SMALL_BODY: u64 = 64 * 1024;
+/// An HTTP/2 body is taken in before the request is routed while it is no longer than this, bytes: with one more frame (16 KiB) it still fits into
+/// Pingora's replay buffer of 64 KiB.
+const TAKEN_IN: usize = 48 * 1024;
+/// How long the rest of an HTTP/2 body is waited for: what comes in one piece comes within this, a stream does not have to wait noticeably.
+const PROMPT: Duration = Duration::from_millis(2);
+
+/// How long the whole request may take.
+fn whole(exchange: &Exchange, live: &Live) -> Option<Duration> {
+    match &live.listener.role {
+        Role::Inbound(inbound) => inbound.request_timeout,
+        Role::Upstream(_) => exchange.taken(live).and_then(|(route, _)| route.timeout),
+    }
+}
+
+/// How long the exchange may stand still.
+pub fn idle(exchange: &Exchange, live: &Live) -> Option<Duration> {
+    match &live.listener.role {
+        Role::Inbound(inbound) => inbound.idle_timeout,
+        Role::Upstream(_) => exchange.taken(live).map_or(Some(route::IDLE_TIMEOUT), |(route, _)| route.idle_timeout),
+    }
+}
+
+/// When the answer must be complete, counted from now, the end of the request. A tunnel has no end.
+pub fn deadline(session: &Session, exchange: &Exchange, live: &Live) -> Option<Instant> {
+    whole(exchange, live).filter(|_| !session.is_upgrade_req()).map(|timeout| Instant::now() + timeout)
+}
+
+/// How long the endpoint may be silent.
+pub fn read_timeout(session: &Session, exchange: &Exchange, live: &Live) -> Option<Duration> {
+    if session.is_upgrade_req() {
+        return None;
+    }
+    let whole = match exchange.deadline {
+        Some(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+        None => whole(exchange, live).filter(|_| is_short(session)),
+    };
+    match (whole, idle(exchange, live)) {
+        (Some(whole), Some(idle)) => Some(whole.min(idle)),
+        (whole, idle) => whole.or(idle),
+    }
+}
+
+/// Whether the body is small by its announced length, so that it is as good as sent.
+fn is_short(session: &Session) -> bool {
+    let head = session.req_header();
+    let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let bodiless = head.version != Version::HTTP_2 && !head.headers.contains_key(http::header::TRANSFER_ENCODING);
+    length.map_or(bodiless, |length| length <= SMALL_BODY)
+}
+
+/// Takes an HTTP/2 request in whose length is not announced, as those of gRPC never are, if it comes in one piece: then its end is known, and with it its
+/// deadline. Pingora sends on what was taken in as it does for a retry.
+///
+/// # Errors
+/// When the client's stream breaks.
+pub async fn take_in(session: &mut Session, exchange: &mut Exchange, live: &Live) -> pingora_core::Result<()> {
+    let downstream = session.as_downstream_mut();
+    let unknown = downstream.is_http2() && !downstream.req_header().headers.contains_key(http::header::CONTENT_LENGTH);
+    if unknown && whole(exchange, live).is_some() {
+        downstream.enable_retry_buffering();
+        let mut taken = 0;
+        while !downstream.is_body_done() && taken <= TAKEN_IN {
+            match timeout(PROMPT, downstream.read_request_body()).await {
+                Ok(Ok(Some(bytes))) => taken += bytes.len(),
+                Ok(Ok(None)) | Err(_) => break,
+                Ok(Err(why)) => return Err(why.into_down()),
+            }
+        }
+    }
+    if session.as_downstream_mut().is_body_done() {
+        exchange.deadline = deadline(session, exchange, live);
+    }
+    Ok(())
+}

@@ -18,6 +18,12 @@ const INSTANCES: [&str; 3] = ["one", "two", "three"];
 
 /// `db` with three instances, balanced by `policy`, and a caller.
 async fn scene(policy: Value) -> (Fleet, Address) {
+    let (fleet, _, upstream) = scene_with(policy, |upstream| upstream).await;
+    (fleet, upstream)
+}
+
+/// The same with more in the caller's registration; also returns the name of `db`.
+async fn scene_with(policy: Value, more: impl FnOnce(Upstream) -> Upstream) -> (Fleet, String, Address) {
     let mut fleet = Fleet::shared().await;
     let db = fleet.service("db", "http").await;
     fleet.entry("service-resolver", &db, json!({"LoadBalancer": policy})).await;
@@ -25,8 +31,8 @@ async fn scene(policy: Value) -> (Fleet, Address) {
         fleet.run(&db, instance).await;
     }
     fleet.agent.healthy(&db, INSTANCES.len()).await.unwrap();
-    let (_, upstream) = fleet.call(Upstream::new(&db).unwrap()).await;
-    (fleet, upstream)
+    let (_, upstream) = fleet.call(more(Upstream::new(&db).unwrap())).await;
+    (fleet, db, upstream)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,4 +220,47 @@ async fn ring_hash_by_a_cookie_of_the_app() {
     keys_stay(async |key| get_with(&upstream, "/", "cookie", &format!("a=1; user=u{key}; b=2")).await).await;
     let answer = clients::get(&upstream, "/").await.unwrap();
     assert_eq!(set_cookie(&answer), None);
+}
+
+/// A sticky session keeps its instance whatever the policy, when instances come, and as long as its own is well.
+#[tokio::test(flavor = "multi_thread")]
+async fn sticky_sessions_survive_scaling() {
+    let sticky = |upstream: Upstream| upstream.config("aralez_sticky_cookie", "home");
+    let (mut fleet, db, upstream) = scene_with(json!({"Policy": "random"}), sticky).await;
+    let mut sessions = Vec::new();
+    for _ in 0..30 {
+        let answer = clients::get(&upstream, "/").await.unwrap();
+        let (pair, _) = set_cookie(&answer).unwrap();
+        let home = app_of(&answer).unwrap();
+        // Sealed: it does not tell who the instance is.
+        let address = fleet.registered(&home).public();
+        let Address::Tcp(address) = address else { panic!("{address:?}") };
+        assert!(!pair.contains(&home) && !pair.contains(&address.port().to_string()), "{pair}");
+        sessions.push((pair, home));
+    }
+    let stay = async |gone: Option<&str>| {
+        for (pair, home) in &sessions {
+            let answer = get_with(&upstream, "/", "cookie", pair).await?;
+            let name = app_of(&answer)?;
+            match gone {
+                Some(gone) if gone == home => anyhow::ensure!(name != gone && set_cookie(&answer).is_some(), "{answer:?}"),
+                _ => anyhow::ensure!(name == *home && set_cookie(&answer).is_none(), "{home}: {answer:?}"),
+            }
+        }
+        Ok(())
+    };
+    stay(None).await.unwrap();
+
+    fleet.run(&db, "four").await;
+    eventually("a share for the new one", PATIENCE, async || {
+        anyhow::ensure!(shares(&upstream, 60).await.contains_key("four"), "none yet");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    stay(None).await.unwrap();
+
+    let (_, lost) = &sessions[0];
+    fleet.set_health(lost, "fail").await;
+    eventually("new homes", PATIENCE, async || stay(Some(lost)).await).await.unwrap();
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use aralez_integration::apps;
-use aralez_integration::clients::{GrpcCall, HttpClient};
+use aralez_integration::clients::{self, GrpcCall, HttpClient};
 use aralez_integration::consul::{Agent, Options};
 use aralez_integration::registration::Upstream;
 use aralez_integration::sidecar::Sidecar;
@@ -98,6 +98,26 @@ async fn permission_flip_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn permission_flip_http2() {
     permission_on_a_live_connection("http2").await;
+}
+
+/// A WebSocket begins as a request, and is judged as one.
+#[tokio::test(flavor = "multi_thread")]
+async fn permission_for_a_websocket() {
+    let mut fleet = Fleet::shared().await;
+    let db = fleet.service("db", "http").await;
+    fleet.run(&db, "db").await;
+    let (web, upstream) = fleet.call(Upstream::new(&db).unwrap()).await;
+    let permissions = json!([{"Action": "deny", "HTTP": {"PathPrefix": "/chat/private"}}]);
+    fleet.entry("service-intentions", &db, json!({"Sources": [{"Name": web, "Permissions": permissions}]})).await;
+
+    eventually("a refused handshake", SOON, async || {
+        let refused = clients::websocket(&upstream, "/chat/private/1").await.err().context("it was opened")?;
+        ensure!(format!("{refused:#}").contains("403"), "{refused:#}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    clients::websocket(&upstream, "/chat/open").await.unwrap();
 }
 
 /// gRPC methods are paths.

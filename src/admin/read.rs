@@ -14,7 +14,7 @@ use super::AdminState;
 use crate::{
     model::{
         cluster::Endpoint,
-        listener::{Listener, Role},
+        listener::{Exposed, Inbound, Listener, Role},
     },
     snapshot::Snapshot,
 };
@@ -65,7 +65,7 @@ pub(super) async fn listeners(State(state): State<AdminState>) -> Response {
         protocol: listener.protocol.as_str(),
         service: listener.service.to_string(),
         clusters: match &listener.role {
-            Role::Inbound(inbound) => vec![&*inbound.app.id],
+            Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. }) => vec![&*app.id],
             Role::Upstream(upstream) => upstream.clusters.iter().map(|cluster| &*cluster.target.0).collect(),
         },
     });
@@ -91,7 +91,7 @@ impl<'a> ClusterView<'a> {
 pub(super) async fn clusters(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.current();
     let views = snapshot.listeners.values().flat_map(|listener| match &listener.role {
-        Role::Inbound(inbound) => vec![ClusterView::new(listener, &inbound.app.id, [&inbound.app])],
+        Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. }) => vec![ClusterView::new(listener, &app.id, [app])],
         Role::Upstream(upstream) => {
             let clusters = upstream.clusters.iter();
             clusters.map(|cluster| ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)).collect()

@@ -64,6 +64,7 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         local_request_timeout: Some(Duration::from_secs(15)),
         local_idle_timeout: Some(Duration::from_secs(300)),
         max_inbound_connections: None,
+        exposed: Vec::new(),
         access_log: AccessLog::default(),
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
         problems: Vec::new(),

@@ -141,13 +141,15 @@ pub enum Role {
     Inbound(Inbound),
     /// Plain from the local app, on to mesh peers.
     Upstream(Upstream),
+    /// Plain from anybody, one path of the local app: for health checks and scrapers outside the mesh.
+    Exposed(Exposed),
 }
 
 impl Role {
     /// The service that is called: ours on the inbound side, the upstream's destination on the outbound side.
     pub fn destination<'a>(&'a self, ours: &'a ServiceName) -> &'a ServiceName {
         match self {
-            Self::Inbound(_) => ours,
+            Self::Inbound(_) | Self::Exposed(_) => ours,
             Self::Upstream(upstream) => &upstream.destination,
         }
     }
@@ -155,7 +157,7 @@ impl Role {
     /// `inbound` or `outbound`, as metrics and logs call the direction.
     pub fn direction(&self) -> &'static str {
         match self {
-            Self::Inbound(_) => "inbound",
+            Self::Inbound(_) | Self::Exposed(_) => "inbound",
             Self::Upstream(_) => "outbound",
         }
     }
@@ -180,6 +182,19 @@ pub struct Inbound {
     pub normalization: Normalization,
     /// What becomes of `x-forwarded-client-cert`.
     pub xfcc: Xfcc,
+}
+
+/// The exposed role (`Proxy.Expose`): no TLS, no intentions, exactly one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exposed {
+    /// The path that is served; everything else is 404.
+    pub path: Arc<str>,
+    /// The local app at the port that has the path.
+    pub app: Arc<Endpoint>,
+    /// How long connecting to the app may take.
+    pub connect_timeout: Duration,
+    /// Only callers of this host are served, as for the checks of the agent: those from loopback or from the address that they call.
+    pub near_only: bool,
 }
 
 /// What the inbound side does with the `x-forwarded-client-cert` header.

@@ -189,3 +189,16 @@ pub struct QueryMatch {
     /// The test of its (first) value; `None` is "it is there".
     pub value: Option<TextMatch>,
 }
+
+impl QueryMatch {
+    /// Whether a query passes. As in Envoy, names and values are compared as they were sent, without decoding; `a` alone is `a` with an
+    /// empty value; of several values the first counts.
+    pub fn is_match(&self, query: Option<&str>) -> bool {
+        let mut parameters = query.unwrap_or_default().split('&').map(|field| field.split_once('=').unwrap_or((field, "")));
+        match (parameters.find(|(name, _)| *name == &*self.name), &self.value) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some((_, value)), Some(test)) => test.is_match(value.as_bytes(), false),
+        }
+    }
+}

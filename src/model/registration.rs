@@ -36,12 +36,29 @@ pub struct Registration {
     pub local_idle_timeout: Option<Duration>,
     /// `max_inbound_connections`; `None` is no limit.
     pub max_inbound_connections: Option<u32>,
+    /// `Expose`: the paths that are served in clear.
+    pub exposed: Vec<ExposedPath>,
     /// `AccessLogs`.
     pub access_log: AccessLog,
     /// The upstreams with a listener, in the registration's order.
     pub upstreams: Vec<UpstreamConfig>,
     /// What in the registration could not be used; each has its path.
     pub problems: Vec<Unusable>,
+}
+
+/// A path of the app that is served in clear (`Proxy.Expose.Paths`, or made from a check).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExposedPath {
+    /// Where it is served.
+    pub bind: Bind,
+    /// The exact path.
+    pub path: Arc<str>,
+    /// Where the app has it.
+    pub app: Address,
+    /// `http`, or `http2` for an app that speaks nothing else on that port.
+    pub protocol: Protocol,
+    /// Only callers of this host are served.
+    pub near_only: bool,
 }
 
 /// A part of the registration that could not be used.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     balance::HashPolicy,
     format::{Command, Format},
-    matching::{HeaderMatch, PathMatch, QueryMatch},
+    matching::{HeaderMatch, PathMatch, QueryMatch, RequestView, TextMatch},
 };
 
 /// How long a request may take in all when nothing else is said: Envoy's default, which Consul leaves in force.
@@ -28,6 +28,11 @@ impl RouteTable {
         let leg = Leg { name: "default".into(), weight: 10_000, headers: HeaderEdits::default(), clusters: (0..clusters).collect() };
         Self { routes: vec![Route { timeout, ..Route::to(vec![leg]) }] }
     }
+
+    /// The first route that takes a request; none when no route does.
+    pub fn route(&self, request: &RequestView<'_>) -> Option<&Route> {
+        self.routes.iter().find(|route| route.matches.is_match(request))
+    }
 }
 
 impl Route {
@@ -44,6 +49,32 @@ impl Route {
             hash: Vec::new(),
             legs,
         }
+    }
+
+    /// The leg of a request. `draw` is a number drawn evenly from all of `u32` (or from 0 to the sum of the weights): each leg gets its
+    /// share, and one of weight 0 nothing.
+    pub fn leg(&self, draw: u32) -> &Leg {
+        let whole: u32 = self.legs.iter().map(|leg| leg.weight).sum();
+        let mut left = draw % whole.max(1);
+        let found = self.legs.iter().find(|leg| {
+            let here = left < leg.weight;
+            left = left.saturating_sub(leg.weight);
+            here
+        });
+        found.unwrap_or(&self.legs[0])
+    }
+
+    /// The new path (without query) of a request that this route took, if it rewrites: the matched prefix is replaced, or all that an
+    /// exact path or an expression matched. As in Envoy no slash is added or merged: prefix `/a` rewritten to `/` makes `//b` of `/a/b`.
+    pub fn rewritten(&self, path: &str) -> Option<String> {
+        let rewrite = self.rewrite.as_ref()?;
+        let rest = match self.matches.path.as_ref().map(|path| &path.text) {
+            // Every path: what would be the prefix `/`, which the asterisk of OPTIONS does not have.
+            None => path.strip_prefix('/')?,
+            Some(TextMatch::Prefix(prefix)) => path.get(prefix.len()..)?,
+            Some(_) => "",
+        };
+        Some(format!("{rewrite}{rest}"))
     }
 }
 
@@ -81,6 +112,16 @@ pub struct RouteMatch {
     pub query: Vec<QueryMatch>,
     /// The methods, upper case; empty is every method.
     pub methods: Vec<Arc<str>>,
+}
+
+impl RouteMatch {
+    /// Whether a request passes all tests. The cheapest come first.
+    pub fn is_match(&self, request: &RequestView<'_>) -> bool {
+        self.path.as_ref().is_none_or(|path| path.is_match(request.path))
+            && (self.methods.is_empty() || self.methods.iter().any(|method| **method == *request.method))
+            && self.headers.iter().all(|header| header.is_match(request))
+            && self.query.iter().all(|parameter| parameter.is_match(request.query))
+    }
 }
 
 /// One leg of a split (or the only one).
@@ -209,3 +250,6 @@ impl RetryOn {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use super::{
 use crate::model::{
     cluster::Endpoint,
     intention::Action,
-    listener::Role,
+    listener::{Exposed, Inbound, Role},
     matching::RequestView,
     route::{Leg, Route},
 };
@@ -190,7 +190,9 @@ impl Exchange {
             tokio::time::sleep(retry::backoff(nth, fastrand::f64())).await;
         }
         let chosen = match (&live.side, &live.listener.role) {
-            (Side::Inbound(_), Role::Inbound(inbound)) => Some(Chosen { cluster: None, place: 0, endpoint: inbound.app.clone() }),
+            (Side::App(_), Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. })) => {
+                Some(Chosen { cluster: None, place: 0, endpoint: app.clone() })
+            }
             (Side::Upstream(_), _) => self.next(live),
             _ => None,
         };
@@ -259,7 +261,7 @@ impl Exchange {
         }
         let more = match &live.side {
             // The app is the only endpoint of its side: a second try makes sense only if the connection was stale.
-            Side::Inbound(_) => second_chance,
+            Side::App(_) => second_chance,
             Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(&live).is_some()),
         };
         if !more {

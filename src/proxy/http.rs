@@ -59,6 +59,8 @@ impl Sidecar {
                 Exchange::authorize(context, live)
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
+            Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),
+            Role::Exposed(_) => Err(Refusal::NoRoute),
         }
     }
 
@@ -111,7 +113,11 @@ impl ProxyHttp for Sidecar {
         };
         let mut peer = match (&live.side, &chosen.cluster) {
             (_, Some(cluster)) => cluster.peer(&chosen.endpoint),
-            (Side::Inbound(app), None) => app.peer(session.as_downstream().is_http2() && live.listener.protocol.is_http2()),
+            (Side::App(app), None) => {
+                // An exposed path's protocol says what the app speaks; a service's follows the caller.
+                let follows = matches!(live.listener.role, Role::Inbound(_));
+                app.peer(live.listener.protocol.is_http2() && (!follows || session.as_downstream().is_http2()))
+            }
             (Side::Upstream(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);

@@ -168,7 +168,7 @@ impl Listeners {
         }
         self.bindings.unbound.lock().retain(|key, _| wanted.contains_key(key));
         for (key, listener) in wanted {
-            if leaving && matches!(listener.role, Role::Inbound(_)) {
+            if leaving && !matches!(listener.role, Role::Upstream(_)) {
                 continue;
             }
             let outcome = if self.running.contains_key(key) { self.change(key, listener) } else { self.add(key, listener) };
@@ -197,7 +197,7 @@ impl Listeners {
             .iter()
             .filter(|(key, _)| !self.running.contains_key(*key))
             .filter_map(|(key, listener)| {
-                let inbound = matches!(listener.role, Role::Inbound(_));
+                let inbound = !matches!(listener.role, Role::Upstream(_));
                 let same =
                     |(old, r): &(&ListenerKey, &Running)| !wanted.contains_key(*old) && r.bind == listener.bind && r.inbound == inbound;
                 self.running.iter().find(same).map(|(old, _)| (old.clone(), key.clone()))
@@ -229,7 +229,7 @@ impl Listeners {
         let running = Running {
             bind: listener.bind.clone(),
             live: Arc::new(ArcSwap::from_pointee(live)),
-            inbound: matches!(listener.role, Role::Inbound(_)),
+            inbound: !matches!(listener.role, Role::Upstream(_)),
             changed: watch::Sender::new(0),
             drain: watch::Sender::new(false),
             draining: Arc::default(),
@@ -356,7 +356,7 @@ async fn accept(acceptor: Acceptor, plane: Arc<Plane>, door: Door) {
         let live = door.live.load_full();
         let limit = match &live.listener.role {
             Role::Inbound(inbound) => inbound.max_connections,
-            Role::Upstream(_) => None,
+            Role::Upstream(_) | Role::Exposed(_) => None,
         };
         if limit.is_some_and(|limit| open.load(Ordering::Relaxed) >= limit as usize) {
             live.metrics.tls_failed("too_many_connections");

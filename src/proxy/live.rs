@@ -30,7 +30,7 @@ use crate::{
     model::{
         cluster::{Cluster, Endpoint},
         identity::SpiffeId,
-        listener::{Address, Inbound, Listener, Protocol, Role},
+        listener::{Address, Listener, Protocol, Role},
         matching::RequestView,
         route::Leg,
     },
@@ -61,7 +61,7 @@ impl Live {
     /// The clusters of a route's leg, in failover order; none on the inbound side.
     pub fn clusters<'a>(&'a self, leg: Option<&'a Leg>) -> impl Iterator<Item = &'a Arc<LiveCluster>> {
         let all: &[Arc<LiveCluster>] = match &self.side {
-            Side::Inbound(_) => &[],
+            Side::App(_) => &[],
             Side::Upstream(clusters) => clusters,
         };
         leg.into_iter().flat_map(|leg| &leg.clusters).filter_map(|place| all.get(*place))
@@ -70,21 +70,26 @@ impl Live {
 
 /// What a role needs.
 pub enum Side {
-    /// mTLS from peers, on to the app.
-    Inbound(Box<AppSide>),
+    /// From peers (mTLS) or anybody (exposed paths), on to the app.
+    App(Box<AppSide>),
     /// Plain from the app, on to peers: the clusters by their places.
     Upstream(Vec<Arc<LiveCluster>>),
 }
 
-/// The inbound role's living parts.
+/// The living parts of listeners before the app.
 pub struct AppSide {
-    /// Accepts mTLS.
-    pub acceptor: SslAcceptor,
+    /// Accepts mTLS; `None` serves in clear.
+    pub acceptor: Option<SslAcceptor>,
     http1: HttpPeer,
     http2: HttpPeer,
 }
 
 impl AppSide {
+    fn new(acceptor: Option<SslAcceptor>, app: &Address, connect_timeout: Duration) -> Result<Self, String> {
+        let peer = |alpn| app_peer(app, connect_timeout, alpn);
+        Ok(Self { acceptor, http1: peer(ALPN::H1)?, http2: peer(ALPN::H2)? })
+    }
+
     /// The app, in cleartext HTTP/2 or in HTTP/1.1. Services of protocol `http2` and `grpc` are spoken to as the client speaks to us, others
     /// always in HTTP/1.1, as by Consul's Envoy path.
     pub fn peer(&self, http2: bool) -> HttpPeer {
@@ -207,9 +212,9 @@ impl Workshop {
         let side = match &listener.role {
             Role::Inbound(inbound) => {
                 let acceptor = keys.acceptor(listener.protocol, &listener.tls).map_err(|e| e.to_string())?;
-                let (http1, http2) = (app_peer(inbound, ALPN::H1)?, app_peer(inbound, ALPN::H2)?);
-                Side::Inbound(Box::new(AppSide { acceptor, http1, http2 }))
+                Side::App(Box::new(AppSide::new(Some(acceptor), &inbound.app.address, inbound.connect_timeout)?))
             }
+            Role::Exposed(exposed) => Side::App(Box::new(AppSide::new(None, &exposed.app.address, exposed.connect_timeout)?)),
             Role::Upstream(upstream) => {
                 let known: &[Arc<LiveCluster>] = match last.map(|l| &l.side) {
                     Some(Side::Upstream(clusters)) => clusters,
@@ -236,8 +241,8 @@ impl Workshop {
     }
 }
 
-fn app_peer(inbound: &Inbound, alpn: ALPN) -> Result<HttpPeer, String> {
-    let mut peer = match &inbound.app.address {
+fn app_peer(app: &Address, connect_timeout: Duration, alpn: ALPN) -> Result<HttpPeer, String> {
+    let mut peer = match app {
         Address::Tcp(address) => HttpPeer::new(*address, false, String::new()),
         Address::Unix(path) => {
             let path = path.to_str().ok_or("the app's socket path is not UTF-8")?;
@@ -245,8 +250,8 @@ fn app_peer(inbound: &Inbound, alpn: ALPN) -> Result<HttpPeer, String> {
         }
     };
     peer.options.alpn = alpn;
-    peer.options.connection_timeout = Some(inbound.connect_timeout);
-    peer.options.total_connection_timeout = Some(inbound.connect_timeout);
+    peer.options.connection_timeout = Some(connect_timeout);
+    peer.options.total_connection_timeout = Some(connect_timeout);
     peer.options.idle_timeout = Some(APP_IDLE);
     windows(&mut peer);
     Ok(peer)

@@ -1,6 +1,6 @@
 //! One accepted connection, from TLS to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use pingora_core::{
@@ -46,9 +46,18 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     };
     let mut context = Context::new(live.clone(), remote, local, turn.draining.clone());
     let now = live.load_full();
-    let mut connection = match &now.side {
-        Side::Upstream(_) => Connection::plain(socket),
-        Side::Inbound(app) => match identify(&app.acceptor, socket, &now.listener, &mut context).await {
+    let acceptor = match &now.side {
+        Side::App(app) => app.acceptor.as_ref(),
+        Side::Upstream(_) => None,
+    };
+    let mut connection = match acceptor {
+        None => {
+            if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
+                return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
+            }
+            Connection::plain(socket)
+        }
+        Some(acceptor) => match identify(acceptor, socket, &now.listener, &mut context).await {
             Ok(connection) => connection,
             Err(why) => {
                 // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
@@ -104,6 +113,12 @@ async fn speak(plane: &Plane, connection: Connection, spoken: Spoken, turn: &Tur
     }
 }
 
+/// Whether a caller is on this host: it calls from loopback, or from the address that it calls.
+fn is_near(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
+    let (Some(remote), Some(local)) = (remote.map(|r| r.ip().to_canonical()), local.map(|l| l.ip().to_canonical())) else { return false };
+    remote.is_loopback() || remote == local
+}
+
 /// tls → identify.
 async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
@@ -137,7 +152,7 @@ async fn no_longer_allowed(context: &Context, mut changed: watch::Receiver<u64>,
 fn is_allowed(context: &Context) -> bool {
     match &context.live.load().listener.role {
         Role::Inbound(inbound) => context.authorize(&inbound.intentions).is_ok(),
-        Role::Upstream(_) => true,
+        Role::Upstream(_) | Role::Exposed(_) => true,
     }
 }
 

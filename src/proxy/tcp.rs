@@ -112,7 +112,7 @@ async fn connect(exchange: &mut Exchange, live: &Live) -> Result<Box<dyn Stream>
         let dialled = match (&cluster, &live.listener.role) {
             (Some(cluster), _) => timeout_io(cluster.cluster.connect_timeout, dial_peer(cluster, &endpoint.address)).await,
             (None, Role::Inbound(inbound)) => timeout_io(inbound.connect_timeout, dial(&endpoint.address)).await,
-            (None, Role::Upstream(_)) => Err(io::Error::other("no cluster")),
+            (None, _) => Err(io::Error::other("no cluster")),
         };
         match dialled {
             Ok(stream) => {

@@ -12,8 +12,8 @@ use crate::model::{
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId},
     intention::{DefaultPolicy, Intention, Intentions},
-    listener::{Bind, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
-    mesh::MeshConfig,
+    listener::{Address, Bind, Exposed, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
+    mesh::{MeshConfig, TlsBounds},
     registration::{Chain, Registration, Target, UpstreamConfig},
 };
 
@@ -128,6 +128,23 @@ impl Sidecar<'_> {
             access_log: access_log.clone(),
             role: Role::Inbound(inbound),
         });
+        for exposed in &parts.registration.exposed {
+            self.add(Listener {
+                key: self.key(&format!("exposed:{}{}", exposed.bind.address, exposed.path)),
+                service: parts.registration.service.clone(),
+                bind: exposed.bind.clone(),
+                protocol: exposed.protocol,
+                identity: identity.clone(),
+                tls: TlsBounds::default(),
+                access_log: access_log.clone(),
+                role: Role::Exposed(Exposed {
+                    path: exposed.path.clone(),
+                    app: Arc::new(local_app(&exposed.app)),
+                    connect_timeout: parts.registration.local_connect_timeout,
+                    near_only: exposed.near_only,
+                }),
+            });
+        }
         for config in &parts.registration.upstreams {
             let key = self.key(&format!("upstream:{}", config.key.0));
             let known = upstreams.get(&config.key);
@@ -232,7 +249,7 @@ impl Sidecar<'_> {
             }
         }
         let intentions = Intentions::new(identity.roots.trust_domain.clone(), parts.default, parts.intentions.to_vec());
-        let app = Endpoint { id: "local_app".into(), address: registration.app.clone(), weight: 1, health: Health::Passing };
+        let app = local_app(&registration.app);
         let xfcc = match registration.protocol {
             Protocol::Http | Protocol::Http2 if !parts.mesh.sanitize_xfcc => Xfcc::AppendForward,
             _ => Xfcc::Sanitize,
@@ -277,6 +294,11 @@ impl Sidecar<'_> {
         let routes = last.map(|l| &l.routes).filter(|last| **last == chain.routes).unwrap_or(&chain.routes).clone();
         Upstream { destination: config.destination.clone(), routes, clusters }
     }
+}
+
+/// The local app as an endpoint.
+fn local_app(address: &Address) -> Endpoint {
+    Endpoint { id: "local_app".into(), address: address.clone(), weight: 1, health: Health::Passing }
 }
 
 /// What an upstream still waits for, if anything.

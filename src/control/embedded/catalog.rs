@@ -62,6 +62,7 @@ impl PlannedService {
             local_request_timeout: Some(REQUEST_TIMEOUT),
             local_idle_timeout: Some(IDLE_TIMEOUT),
             max_inbound_connections: None,
+            exposed: Vec::new(),
             access_log: AccessLog::default(),
             upstreams: self.upstreams.iter().map(upstream).collect(),
             problems: Vec::new(),

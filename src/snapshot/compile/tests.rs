@@ -35,6 +35,7 @@ fn registration(upstream_port: u16) -> Registration {
         local_request_timeout: None,
         local_idle_timeout: None,
         max_inbound_connections: None,
+        exposed: Vec::new(),
         access_log: AccessLog::default(),
         upstreams: vec![UpstreamConfig {
             key: UpstreamKey("api".into()),

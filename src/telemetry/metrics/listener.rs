@@ -61,7 +61,7 @@ enum Side {
 impl Side {
     fn of(role: &Role) -> Self {
         match role {
-            Role::Inbound(_) => Self::Inbound,
+            Role::Inbound(_) | Role::Exposed(_) => Self::Inbound,
             Role::Upstream(upstream) => Self::Outbound(upstream.destination.clone()),
         }
     }

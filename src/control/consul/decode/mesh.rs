@@ -1,23 +1,46 @@
 //! The mesh entry: `GET /v1/config/mesh/mesh`.
 
-use consul_api_types::{Mesh, MeshTlsDirection};
+use consul_api_types::{Mesh, MeshTlsDirection, RequestNormalization};
 
 use crate::model::{
     mesh::{MeshConfig, TlsBounds, TlsVersion},
-    path::Normalization,
+    path::{EscapedSlashes, Normalization, Underscores},
 };
 
 /// Decodes the mesh entry.
 ///
 /// # Errors
-/// A TLS version that is not known: the bounds of the last good entry are safer than none.
+/// A TLS version or an action that is not known: the last good entry is safer than a part of this one.
 pub fn mesh(mesh: &Mesh) -> Result<MeshConfig, String> {
     let tls = mesh.tls.as_ref();
+    let incoming = mesh.http.as_ref().and_then(|http| http.incoming.as_ref());
     Ok(MeshConfig {
         incoming: bounds("Incoming", tls.and_then(|tls| tls.incoming.as_ref()))?,
         outgoing: bounds("Outgoing", tls.and_then(|tls| tls.outgoing.as_ref()))?,
-        normalization: Normalization::default(),
+        normalization: normalization(incoming.and_then(|incoming| incoming.request_normalization.as_ref()))?,
         sanitize_xfcc: mesh.http.as_ref().is_some_and(|http| http.sanitize_x_forwarded_client_cert),
+    })
+}
+
+fn normalization(wire: Option<&RequestNormalization>) -> Result<Normalization, String> {
+    let Some(wire) = wire else { return Ok(Normalization::default()) };
+    let unknown = |key, value| format!("HTTP.Incoming.RequestNormalization.{key} is {value:?}, which is not known");
+    Ok(Normalization {
+        path: !wire.insecure_disable_path_normalization,
+        merge_slashes: wire.merge_slashes,
+        escaped_slashes: match wire.path_with_escaped_slashes_action.as_str() {
+            "" | "IMPLEMENTATION_SPECIFIC_DEFAULT" | "KEEP_UNCHANGED" => EscapedSlashes::Keep,
+            "REJECT_REQUEST" => EscapedSlashes::Reject,
+            "UNESCAPE_AND_REDIRECT" => EscapedSlashes::UnescapeAndRedirect,
+            "UNESCAPE_AND_FORWARD" => EscapedSlashes::UnescapeAndForward,
+            other => return Err(unknown("PathWithEscapedSlashesAction", other)),
+        },
+        underscores: match wire.headers_with_underscores_action.as_str() {
+            "" | "ALLOW" => Underscores::Allow,
+            "REJECT_REQUEST" => Underscores::Reject,
+            "DROP_HEADER" => Underscores::Drop,
+            other => return Err(unknown("HeadersWithUnderscoresAction", other)),
+        },
     })
 }
 
@@ -61,6 +84,36 @@ mod tests {
         assert_eq!(config.outgoing.cipher_suites, ["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"]);
         assert!(config.sanitize_xfcc);
         assert_eq!(decode(json!({"Kind": "mesh"})).unwrap(), MeshConfig::default());
+    }
+
+    #[test]
+    fn request_normalization_is_read_whole() {
+        let read = |fields: Value| decode(json!({"HTTP": {"Incoming": {"RequestNormalization": fields}}})).map(|mesh| mesh.normalization);
+        assert_eq!(read(json!({})), Ok(Normalization::default()));
+        assert_eq!(
+            read(json!({"InsecureDisablePathNormalization": true, "MergeSlashes": true,
+                "PathWithEscapedSlashesAction": "UNESCAPE_AND_FORWARD", "HeadersWithUnderscoresAction": "REJECT_REQUEST"})),
+            Ok(Normalization {
+                path: false,
+                merge_slashes: true,
+                escaped_slashes: EscapedSlashes::UnescapeAndForward,
+                underscores: Underscores::Reject,
+            })
+        );
+        for (text, action) in [
+            ("IMPLEMENTATION_SPECIFIC_DEFAULT", EscapedSlashes::Keep),
+            ("KEEP_UNCHANGED", EscapedSlashes::Keep),
+            ("REJECT_REQUEST", EscapedSlashes::Reject),
+            ("UNESCAPE_AND_REDIRECT", EscapedSlashes::UnescapeAndRedirect),
+        ] {
+            assert_eq!(read(json!({"PathWithEscapedSlashesAction": text})).unwrap().escaped_slashes, action);
+        }
+        for (text, action) in [("ALLOW", Underscores::Allow), ("DROP_HEADER", Underscores::Drop)] {
+            assert_eq!(read(json!({"HeadersWithUnderscoresAction": text})).unwrap().underscores, action);
+        }
+        for key in ["PathWithEscapedSlashesAction", "HeadersWithUnderscoresAction"] {
+            assert!(read(json!({key: "ROT13"})).unwrap_err().contains(key), "it never falls back to a weaker setting");
+        }
     }
 
     #[test]

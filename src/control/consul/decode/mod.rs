@@ -2,6 +2,7 @@
 
 pub mod chain;
 pub mod endpoints;
+pub mod expose;
 pub mod intentions;
 pub mod mesh;
 pub mod registration;

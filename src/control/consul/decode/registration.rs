@@ -9,7 +9,7 @@ use std::{
 
 use consul_api_types::{AccessLogs, AgentService, ConfigError, Proxy, ProxyConfig, UpstreamConfig};
 
-use super::{super::names::Resolved, upstream};
+use super::{super::names::Resolved, expose, upstream};
 use crate::model::{
     access_log::{AccessLog, Sink},
     identity::{DEFAULT, ServiceName},
@@ -73,22 +73,25 @@ pub fn registration(service: &AgentService, names: &Resolved) -> Result<Registra
             advice: "name each upstream with a LocalBindPort; those are served".to_owned(),
         });
     }
-    if proxy.expose.checks || !proxy.expose.paths.is_empty() {
+    if proxy.expose.checks {
         problems.push(Unusable {
-            path: "Proxy.Expose".to_owned(),
-            why: "exposed paths and checks are not supported yet".to_owned(),
-            advice: "let checks reach the app itself; nothing is exposed".to_owned(),
+            path: "Proxy.Expose.Checks".to_owned(),
+            why: "exposed checks are not supported yet".to_owned(),
+            advice: "name the paths in Proxy.Expose.Paths".to_owned(),
         });
     }
     let own = name(&service.partition, &service.namespace, &proxy.destination_service_name);
     let upstreams = upstream::upstreams(&proxy.upstreams, &own, &mut problems);
     let limited = |timeout: Option<Duration>, default| timeout.map_or(Some(default), |t| (!t.is_zero()).then_some(t));
+    let bind = bind(service, &config, names)?;
+    let app = app(proxy, names, &mut problems);
     Ok(Registration {
+        exposed: expose::paths(&proxy.expose.paths, &bind, &app, &mut problems),
         proxy_id: service.id.as_str().into(),
         datacenter: service.datacenter.as_str().into(),
-        bind: bind(service, &config, names)?,
+        bind,
         protocol: config.protocol.as_deref().and_then(Protocol::parse).unwrap_or_default(),
-        app: app(proxy, names, &mut problems),
+        app,
         local_connect_timeout: config.local_connect_timeout.filter(|t| !t.is_zero()).unwrap_or(LOCAL_CONNECT_TIMEOUT),
         local_request_timeout: limited(config.local_request_timeout, LOCAL_REQUEST_TIMEOUT),
         local_idle_timeout: limited(config.local_idle_timeout, LOCAL_IDLE_TIMEOUT),

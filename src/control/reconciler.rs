@@ -1,6 +1,10 @@
 //! The one owner of the inputs: gathers changes, compiles, publishes, and says what is missing or wrong.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -14,10 +18,11 @@ use crate::{
         cluster::{Endpoint, TargetId},
         credentials::{Leaf, Roots},
         intention::{DefaultPolicy, Intention},
+        jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
         registration::{Chain, Registration, UpstreamKey},
     },
-    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, compile},
+    snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
 
 /// A burst is over when nothing came for this long …
@@ -41,6 +46,17 @@ pub enum Change {
     Roots(Roots),
     /// The intentions towards us, all of them.
     Intentions(Vec<Intention>),
+    /// The `jwt-provider` entries that the intentions name; sent before the intentions that do.
+    RequiredProviders(BTreeSet<Arc<str>>),
+    /// The `jwt-provider` entries, all of them, or why they cannot be read; those known before stay then.
+    Providers(Result<Vec<Arc<ProviderEntry>>, String>),
+    /// The keys of a place that an entry names, or why there are none; those known before stay then.
+    Keys {
+        /// The place.
+        place: KeyPlace,
+        /// Its keys.
+        keys: Result<Arc<KeySet>, String>,
+    },
     /// The default intention policy.
     DefaultPolicy(DefaultPolicy),
     /// The mesh entry; its default when there is none.
@@ -183,6 +199,24 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         Change::Leaf(leaf) => sidecar.leaf = Some(leaf),
         Change::Roots(roots) => sidecar.roots = Some(roots),
         Change::Intentions(intentions) => sidecar.intentions = Some(intentions),
+        Change::RequiredProviders(names) if names.is_empty() => sidecar.tokens = TokenInputs::default(),
+        Change::RequiredProviders(names) => {
+            sidecar.tokens.required = names;
+            sidecar.tokens.forget();
+        }
+        Change::Providers(entries) => {
+            let known = &mut sidecar.tokens.entries;
+            if entries.is_ok() || !matches!(known, Some(Ok(_))) {
+                *known = Some(entries);
+            }
+            sidecar.tokens.forget();
+        }
+        Change::Keys { place, keys } => {
+            let known = sidecar.tokens.keys.get(&place).is_some_and(Result::is_ok);
+            if sidecar.tokens.asks(&place) && (keys.is_ok() || !known) {
+                sidecar.tokens.keys.insert(place, keys);
+            }
+        }
         Change::DefaultPolicy(policy) => sidecar.default_policy = Some(policy),
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
         Change::Chain { upstream, chain } => {

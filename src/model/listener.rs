@@ -10,6 +10,7 @@ use super::{
     credentials::Identity,
     identity::ServiceName,
     intention::Intentions,
+    jwt::Providers,
     mesh::TlsBounds,
     path::Normalization,
     route::RouteTable,
@@ -168,6 +169,8 @@ impl Role {
 pub struct Inbound {
     /// Who may call.
     pub intentions: Arc<Intentions>,
+    /// Who issues the tokens that the intentions ask for.
+    pub providers: Arc<Providers>,
     /// The local app, as one endpoint.
     pub app: Arc<Endpoint>,
     /// How long connecting to the app may take (`local_connect_timeout_ms`, default 5 s as in Consul's Envoy path).

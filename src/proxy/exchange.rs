@@ -10,6 +10,7 @@ use http::HeaderValue;
 use super::{
     balance::{hash::request_hash, sticky::Stuck},
     connection::Context,
+    filter::jwt::Verified,
     guard::{
         ActiveRequest, NotAdmitted, Outcome,
         breaker::{ConnectionSlot, RequestSlot, RetrySlot},
@@ -59,6 +60,11 @@ struct Held {
     retry: Option<RetrySlot>,
 }
 
+/// Where a part stands in its list: what is remembered of it beside the list's `Arc`.
+fn place_of<T>(part: &T, list: &[T]) -> usize {
+    list.iter().position(|other| std::ptr::eq(part, other)).unwrap_or_default()
+}
+
 /// One request (or one opaque connection) on its way.
 pub struct Exchange {
     /// When it began.
@@ -81,6 +87,8 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u16>,
+    /// The tokens that it carries, on a listener whose intentions ask for some.
+    pub tokens: Verified,
     routed: Routed,
     /// Cookies that the hash policies made for the caller.
     made_cookies: Vec<HeaderValue>,
@@ -107,6 +115,7 @@ impl Default for Exchange {
             upstream_time: None,
             refusal: None,
             grpc_status: None,
+            tokens: Verified::default(),
             routed: Routed::default(),
             made_cookies: Vec::new(),
             attempts: 0,
@@ -135,11 +144,11 @@ impl Exchange {
     /// [`Refusal::NoRoute`]; [`Refusal::NoHealthyEndpoint`] when nobody behind the leg is healthy.
     pub fn route(&mut self, live: &Live, request: Option<&RequestView<'_>>) -> Result<(), Refusal> {
         let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
-        let place = request.map_or(Some(0), |_| Some(0));
-        let (place, route) = place.and_then(|at| Some((at, upstream.routes.routes.get(at)?))).ok_or(Refusal::NoRoute)?;
-        let leg = 0;
-        self.routed = Routed { route: place, leg, ..Routed::default() };
-        let leg = route.legs.get(leg);
+        let routes = &upstream.routes.routes;
+        let route = request.map_or(routes.first(), |request| upstream.routes.route(request)).ok_or(Refusal::NoRoute)?;
+        let leg = route.leg(fastrand::u32(..));
+        self.routed = Routed { route: place_of(route, routes), leg: place_of(leg, &route.legs), ..Routed::default() };
+        let leg = Some(leg);
         if let Some(request) = request {
             if !route.hash.is_empty() {
                 let client = self.context.as_ref().and_then(|c| c.remote).map(|remote| remote.ip());

@@ -3,15 +3,21 @@
 //! It runs before authorization and routing, on every HTTP listener. Pingora 0.9.1 accepts HTTP/1.1 without `Host`, a
 //! `Content-Length` with a sign, and lists of transfer codings; each of them means different things to different servers.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{
-    Version,
+    Uri, Version,
     header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::PathAndQuery,
 };
 use pingora_http::RequestHeader;
 
 use super::refusal::Refusal;
-use crate::model::matching::RequestView;
+use crate::model::{
+    matching::RequestView,
+    path::{self, Normalization},
+};
 
 /// A request's head as routes and permissions see it.
 pub fn view(head: &RequestHeader) -> RequestView<'_> {
@@ -82,6 +88,36 @@ pub fn check(head: &RequestHeader, raw: impl FnOnce() -> Bytes) -> Result<(), Re
         }
         _ => return refuse("more than one Content-Length"),
     }
+    Ok(())
+}
+
+/// Brings the request's target into the one form that policy compares, routes match and the app receives.
+///
+/// # Errors
+/// [`Refusal::NoForm`] for a target without such a form, [`Refusal::Redirect`] when the client is to ask for the new form itself.
+pub fn normalize(head: &mut RequestHeader, rules: &Normalization) -> Result<(), Refusal> {
+    let new = {
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        let normalized = path::normalize(target, rules).map_err(Refusal::NoForm)?;
+        if normalized.redirect {
+            return Err(Refusal::Redirect(normalized.path_and_query.into_owned()));
+        }
+        match normalized.path_and_query {
+            Cow::Borrowed(_) => return Ok(()),
+            Cow::Owned(new) => new,
+        }
+    };
+    set_target(head, new).map_err(|_| Refusal::BadRequest("its target has no normalised form"))
+}
+
+/// Gives a request another path and query; scheme and authority stay.
+///
+/// # Errors
+/// When the text is no path and query.
+pub fn set_target(head: &mut RequestHeader, target: String) -> Result<(), http::Error> {
+    let mut parts = head.uri.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(target)?);
+    head.set_uri(Uri::from_parts(parts)?);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::HeaderMap;
 use pingora_core::{
-    Error, ErrorSource, ErrorType,
+    Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
     protocols::Digest,
     upstreams::peer::{HttpPeer, Peer as _},
@@ -55,7 +55,7 @@ impl Sidecar {
         gate::check(session.req_header(), || session.to_h1_raw())?;
         match &live.listener.role {
             Role::Inbound(inbound) => {
-                let _ = inbound;
+                gate::normalize(session.req_header_mut(), &inbound.normalization)?;
                 Exchange::authorize(context, live)
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
@@ -66,7 +66,7 @@ impl Sidecar {
 
     /// Refuses: answers, and leaves the reason for the record.
     async fn refuse(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora_core::Result<bool> {
-        if let Refusal::BadRequest(_) = refusal {
+        if let Refusal::BadRequest(_) | Refusal::NoForm(_) = refusal {
             // Whatever follows on such a connection cannot be trusted to be a request.
             session.set_keepalive(None);
         }
@@ -164,8 +164,16 @@ impl ProxyHttp for Sidecar {
             (Some(Role::Inbound(inbound)), Some(context)) => {
                 let element = context.peer.as_ref().and_then(|p| p.xfcc.as_deref());
                 headers::towards_app(request, inbound.xfcc, element)?;
+                exchange.tokens.apply(request)?;
             }
             _ => headers::towards_peer(request)?,
+        }
+        if let Some(live) = &exchange.live
+            && let Some((route, _)) = exchange.taken(live)
+            && let Some(path) = route.rewritten(request.uri.path())
+        {
+            let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+            gate::set_target(request, path + &query).or_err(ErrorType::InternalError, "the rewritten path is no path")?;
         }
         Ok(())
     }

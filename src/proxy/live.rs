@@ -23,6 +23,7 @@ use super::{
         sticky::{StickyTable, Stuck, mesh_key},
         warmth,
     },
+    filter::jwt::Verifier,
     guard::{ClusterState, EndpointState, Outcome},
     tls::{Keys, ServerIdentity},
 };
@@ -80,14 +81,20 @@ pub enum Side {
 pub struct AppSide {
     /// Accepts mTLS; `None` serves in clear.
     pub acceptor: Option<SslAcceptor>,
+    /// Verifies the tokens that intentions ask for; outlives snapshots.
+    pub tokens: Arc<Verifier>,
     http1: HttpPeer,
     http2: HttpPeer,
 }
 
 impl AppSide {
-    fn new(acceptor: Option<SslAcceptor>, app: &Address, connect_timeout: Duration) -> Result<Self, String> {
+    fn new(acceptor: Option<SslAcceptor>, app: &Address, connect_timeout: Duration, last: Option<&Live>) -> Result<Self, String> {
         let peer = |alpn| app_peer(app, connect_timeout, alpn);
-        Ok(Self { acceptor, http1: peer(ALPN::H1)?, http2: peer(ALPN::H2)? })
+        let tokens = match last.map(|l| &l.side) {
+            Some(Side::App(app)) => app.tokens.clone(),
+            _ => Arc::default(),
+        };
+        Ok(Self { acceptor, tokens, http1: peer(ALPN::H1)?, http2: peer(ALPN::H2)? })
     }
 
     /// The app, in cleartext HTTP/2 or in HTTP/1.1. Services of protocol `http2` and `grpc` are spoken to as the client speaks to us, others
@@ -212,9 +219,9 @@ impl Workshop {
         let side = match &listener.role {
             Role::Inbound(inbound) => {
                 let acceptor = keys.acceptor(listener.protocol, &listener.tls).map_err(|e| e.to_string())?;
-                Side::App(Box::new(AppSide::new(Some(acceptor), &inbound.app.address, inbound.connect_timeout)?))
+                Side::App(Box::new(AppSide::new(Some(acceptor), &inbound.app.address, inbound.connect_timeout, last)?))
             }
-            Role::Exposed(exposed) => Side::App(Box::new(AppSide::new(None, &exposed.app.address, exposed.connect_timeout)?)),
+            Role::Exposed(exposed) => Side::App(Box::new(AppSide::new(None, &exposed.app.address, exposed.connect_timeout, last)?)),
             Role::Upstream(upstream) => {
                 let known: &[Arc<LiveCluster>] = match last.map(|l| &l.side) {
                     Some(Side::Upstream(clusters)) => clusters,

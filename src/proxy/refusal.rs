@@ -7,7 +7,10 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::guard::Overflow;
-use crate::{model::intention::Denied, telemetry::record::Flag};
+use crate::{
+    model::{intention::Denied, path::Rejected},
+    telemetry::record::Flag,
+};
 
 /// A request that is not served, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +18,9 @@ pub enum Refusal {
     /// The request is not one that may be passed on.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// The request has no form that could be compared.
+    #[error("bad request: {0}")]
+    NoForm(Rejected),
     /// The request's path had another form: the client is sent to the one form that it has here.
     #[error("moved to its normalised form")]
     Redirect(String),
@@ -68,7 +74,7 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::Redirect(_) => 307,
-            Self::BadRequest(_) => 400,
+            Self::BadRequest(_) | Self::NoForm(_) => 400,
             Self::Denied(_) => 403,
             Self::NoRoute => 404,
             Self::NoHealthyEndpoint | Self::Overflow(_) | Self::Connect(_) | Self::Closed(_) => 503,
@@ -81,7 +87,7 @@ impl Refusal {
     /// The `grpc-status` that goes with it.
     fn grpc_status(&self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::Redirect(_) | Self::Internal(_) => 13,
+            Self::BadRequest(_) | Self::NoForm(_) | Self::Redirect(_) | Self::Internal(_) => 13,
             Self::Denied(_) => 7,
             Self::Timeout => 4,
             Self::NoRoute => 12,
@@ -92,7 +98,7 @@ impl Refusal {
     /// The flag for log and metrics.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::BadRequest(_) => Flag::DownstreamProtocolError,
+            Self::BadRequest(_) | Self::NoForm(_) => Flag::DownstreamProtocolError,
             Self::Denied(_) => Flag::Unauthorized,
             Self::NoHealthyEndpoint => Flag::NoHealthyUpstream,
             Self::Connect(_) => Flag::UpstreamConnectionFailure,
@@ -109,6 +115,7 @@ impl Refusal {
     pub fn details(&self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad_request",
+            Self::NoForm(_) => "path_normalization_failed",
             Self::Denied(denied) => denied.reason(),
             Self::Redirect(_) => "path_normalized",
             Self::NoRoute => "route_not_found",
@@ -141,7 +148,7 @@ impl Refusal {
             Self::Internal(_) => "internal error\n".to_owned(),
             Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout => self.to_string(),
             Self::Redirect(_) => String::new(),
-            Self::BadRequest(_) | Self::NoRoute => format!("{self}\n"),
+            Self::BadRequest(_) | Self::NoForm(_) | Self::NoRoute => format!("{self}\n"),
         }
     }
 

@@ -110,6 +110,7 @@ impl Mesh {
         };
         let inbound = Role::Inbound(Inbound {
             intentions: Arc::new(Intentions::new(self.api.roots.trust_domain.clone(), self.policy, Vec::new())),
+            providers: Arc::default(),
             app: endpoint(self.app),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Some(Duration::from_secs(15)),

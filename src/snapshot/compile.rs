@@ -1,5 +1,7 @@
 //! Inputs to snapshot: pure, part by part, reusing what did not change.
 
+mod tokens;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -76,6 +78,7 @@ struct Parts<'a> {
     intentions: &'a [Intention],
     default: DefaultPolicy,
     mesh: &'a MeshConfig,
+    tokens: &'a TokenInputs,
 }
 
 impl Sidecar<'_> {
@@ -92,6 +95,7 @@ impl Sidecar<'_> {
         need(inputs.intentions.is_some(), "intentions");
         need(inputs.default_policy.is_some(), "default intention policy");
         need(inputs.mesh.is_some(), "mesh entry");
+        missing.extend(tokens::awaited(&inputs.tokens));
         for upstream in inputs.registration.iter().flat_map(|r| &r.upstreams) {
             if let Some(what) = awaited(inputs.upstreams.get(&upstream.key)) {
                 missing.push(format!("upstream {}: {what}", upstream.key.0));
@@ -103,11 +107,11 @@ impl Sidecar<'_> {
         if !complete && !started {
             return;
         }
-        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, upstreams } = inputs;
+        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, tokens, upstreams } = inputs;
         if let (Some(registration), Some(leaf), Some(roots), Some(intentions), Some(default), Some(mesh)) =
             (registration.as_deref(), leaf, roots, intentions, *default_policy, mesh)
         {
-            self.build(&Parts { registration, roots, leaf, intentions, default, mesh }, upstreams);
+            self.build(&Parts { registration, roots, leaf, intentions, default, mesh, tokens }, upstreams);
         }
     }
 
@@ -230,9 +234,9 @@ impl Sidecar<'_> {
     fn inbound(&mut self, parts: &Parts<'_>, identity: &Identity) -> Inbound {
         let registration = parts.registration;
         let last = self.last.listeners.get(&self.key(PUBLIC)).map(|l| l.role.clone());
-        let (last_intentions, last_app) = match last {
-            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app)),
-            _ => (None, None),
+        let (last_intentions, last_app, last_providers) = match last {
+            Some(Role::Inbound(inbound)) => (Some(inbound.intentions), Some(inbound.app), inbound.providers),
+            _ => (None, None, Arc::default()),
         };
         if parts.default == DefaultPolicy::Unknown {
             let why = "the agent did not tell it; callers that no intention names are denied";
@@ -254,9 +258,11 @@ impl Sidecar<'_> {
             Protocol::Http | Protocol::Http2 if !parts.mesh.sanitize_xfcc => Xfcc::AppendForward,
             _ => Xfcc::Sanitize,
         };
+        let providers = self.providers(parts.tokens, &last_providers);
         Inbound {
             intentions: last_intentions.filter(|last| **last == intentions).unwrap_or_else(|| Arc::new(intentions)),
             app: last_app.filter(|last| **last == app).unwrap_or_else(|| Arc::new(app)),
+            providers: if providers == *last_providers { last_providers } else { Arc::new(providers) },
             connect_timeout: registration.local_connect_timeout,
             request_timeout: registration.local_request_timeout,
             idle_timeout: registration.local_idle_timeout,

@@ -1,11 +1,15 @@
 //! What the control plane has gathered, before it is checked: the last good value of everything.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::model::{
     cluster::TargetId,
     credentials::{Leaf, Roots},
     intention::{DefaultPolicy, Intention},
+    jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
     registration::{Chain, EndpointsByTarget, Registration, UpstreamKey},
 };
@@ -28,8 +32,36 @@ pub struct SidecarInputs {
     pub default_policy: Option<DefaultPolicy>,
     /// The mesh entry; its default once it is known to be absent.
     pub mesh: Option<MeshConfig>,
+    /// What is known of the token issuers that the intentions name.
+    pub tokens: TokenInputs,
     /// What is known of each upstream.
     pub upstreams: BTreeMap<UpstreamKey, UpstreamInputs>,
+}
+
+/// What is known of token issuers.
+#[derive(Clone, Debug, Default)]
+pub struct TokenInputs {
+    /// The `jwt-provider` entries that the intentions name.
+    pub required: BTreeSet<Arc<str>>,
+    /// All entries, or why they could never be read; `None` is "not arrived yet".
+    pub entries: Option<Result<Vec<Arc<ProviderEntry>>, String>>,
+    /// The last good keys of each place that an entry names, or why there never were any.
+    pub keys: HashMap<KeyPlace, Result<Arc<KeySet>, String>>,
+}
+
+impl TokenInputs {
+    /// Whether the keys of a place are those of an entry that the intentions name.
+    pub fn asks(&self, place: &KeyPlace) -> bool {
+        let mut entries = self.entries.iter().flatten().flatten();
+        entries.any(|entry| self.required.contains(&entry.name) && matches!(&entry.keys, KeySource::Place(named) if named == place))
+    }
+
+    /// Forgets the keys that nothing asks for any more.
+    pub fn forget(&mut self) {
+        let mut keys = std::mem::take(&mut self.keys);
+        keys.retain(|place, _| self.asks(place));
+        self.keys = keys;
+    }
 }
 
 /// What is known of one upstream.

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub use self::{
     compile::{Compiled, compile},
-    inputs::{Inputs, SidecarInputs, UpstreamInputs},
+    inputs::{Inputs, SidecarInputs, TokenInputs, UpstreamInputs},
     problem::Problem,
     publish::{Publisher, Status, Subscriber, channel},
 };

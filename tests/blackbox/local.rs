@@ -8,7 +8,7 @@ use aralez_integration::ports::free_port;
 use aralez_integration::wait::eventually;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_openssl::SslStream;
 
@@ -78,8 +78,38 @@ async fn read_until(stream: &mut SslStream<Stream>, end: &[u8]) -> Option<()> {
     Some(())
 }
 
+/// The sidecar of `api-1` in front of whatever listens on a port.
+fn api_at(app_port: u16) -> Sidecar {
+    Sidecar {
+        service: "api".to_owned(),
+        service_id: "api-1".to_owned(),
+        public_port: free_port().unwrap(),
+        app_port,
+        protocol: "http",
+        upstreams: Vec::new(),
+    }
+}
+
+/// An app that begins an answer at once and never ends it: a chunk every `pace`.
+async fn endless(pace: Duration) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut sent = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+                while sent.is_ok() {
+                    sent = stream.write_all(b"1\r\nx\r\n").await;
+                    sleep(pace).await;
+                }
+            });
+        }
+    });
+    port
+}
+
 /// An address of loopback where connecting never ends: its queue is full, so that the kernel drops what else comes. Kept full by the streams.
-async fn unreachable() -> (u16, Vec<TcpStream>, tokio::net::TcpListener) {
+async fn unreachable() -> (u16, Vec<TcpStream>, TcpListener) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let listener = socket.listen(1).unwrap();
@@ -124,15 +154,7 @@ async fn a_raised_max_inbound_connections_holds_at_once_and_zero_is_no_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn local_connect_timeout_bounds_connecting_to_the_app() {
     let (app_port, _queue, _listener) = unreachable().await;
-    let sidecar = Sidecar {
-        service: "api".to_owned(),
-        service_id: "api-1".to_owned(),
-        public_port: free_port().unwrap(),
-        app_port,
-        protocol: "http",
-        upstreams: Vec::new(),
-    };
-    let scene = Scene::before(sidecar, json!({"local_connect_timeout_ms": 400})).await;
+    let scene = Scene::before(api_at(app_port), json!({"local_connect_timeout_ms": 400})).await;
     let begun = Instant::now();
     assert_eq!(scene.status("/").await, 503);
     let took = begun.elapsed();
@@ -156,18 +178,31 @@ async fn local_request_timeout_bounds_the_whole_request_until_it_is_set_to_zero(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn local_request_timeout_ends_an_answer_that_takes_too_long() {
+async fn local_request_timeout_counts_from_the_end_of_the_request() {
     let scene = Scene::start(json!({"local_request_timeout_ms": 800})).await;
     let mut stream = scene.connect().await;
-    // The echo answers at once and goes on for as long as the request does: its end is what the timeout counts from.
+    // The echo answers at once and goes on for as long as the request does.
     stream.write_all(format!("POST / HTTP/1.1\r\n{CHUNKED}").as_bytes()).await.unwrap();
     for _ in 0..6 {
         stream.write_all(b"1\r\nx\r\n").await.unwrap();
-        read_until(&mut stream, b"x").await.expect("a stream of more than 800 ms goes on while its request does");
+        read_until(&mut stream, b"\r\nx\r\n").await.expect("a stream of more than 800 ms goes on while its request does");
         sleep(Duration::from_millis(200)).await;
     }
     stream.write_all(b"0\r\n\r\n").await.unwrap();
     read_until(&mut stream, b"0\r\n\r\n").await.expect("its end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn local_request_timeout_ends_an_answer_that_goes_on_too_long() {
+    for pace in [Duration::from_millis(50), Duration::from_secs(60)] {
+        let scene = Scene::before(api_at(endless(pace).await), json!({"local_request_timeout_ms": 700})).await;
+        let mut stream = scene.connect().await;
+        let begun = Instant::now();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: api\r\n\r\n").await.unwrap();
+        let ended = timeout(SOON, read_until(&mut stream, b"0\r\n\r\n")).await;
+        assert_eq!(ended.expect("an end"), None, "and not as if it were complete, at a chunk every {pace:?}");
+        assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +221,7 @@ async fn local_idle_timeout_leaves_a_stream_that_moves_and_ends_it_when_it_stops
     stream.write_all(format!("POST / HTTP/1.1\r\n{CHUNKED}").as_bytes()).await.unwrap();
     for _ in 0..8 {
         stream.write_all(b"1\r\nx\r\n").await.unwrap();
-        read_until(&mut stream, b"x").await.expect("a stream that moves goes on");
+        read_until(&mut stream, b"\r\nx\r\n").await.expect("a stream that moves goes on");
         sleep(Duration::from_millis(200)).await;
     }
     let ended = timeout(SOON, read_until(&mut stream, b"0\r\n\r\n")).await;

@@ -1,4 +1,4 @@
-//! Config entries: `GET /v1/config/<kind>/<name>`.
+//! Config entries: `GET /v1/config/<kind>[/<name>]`.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -54,6 +54,39 @@ impl<K: ConfigKind> Query for ConfigEntry<K> {
 
     fn absent_is_value(&self) -> bool {
         true
+    }
+}
+
+/// Asks for all config entries of a kind; where there are none, the list is empty (and can be waited on).
+///
+/// `jwt-provider` needs `service:write` on any service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ConfigEntries<K> {
+    /// Where the entries live.
+    pub tenancy: Tenancy,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: ConfigKind> ConfigEntries<K> {
+    /// The entries of kind `K`.
+    pub fn new(tenancy: Tenancy) -> Self {
+        Self { tenancy, kind: PhantomData }
+    }
+}
+
+impl<K: ConfigKind> Query for ConfigEntries<K> {
+    type Reply = Vec<K>;
+
+    fn path(&self) -> String {
+        format!("/v1/config/{}", K::KIND)
+    }
+
+    fn params(&self) -> Vec<(&'static str, String)> {
+        self.tenancy.params()
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::Index
     }
 }
 

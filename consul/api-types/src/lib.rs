@@ -38,7 +38,7 @@ pub use chain::{
     DiscoveryChainReply, FailoverPolicy, HashPolicy, LeastRequestConfig, LoadBalancer, PrioritizeByLocality, RingHashConfig, Split, Subset,
 };
 pub use config_entry::{
-    ConfigEntry, ConfigKind, EnvoyExtension, Mesh, MeshHttp, MeshHttpDirection, MeshPeering, MeshTls, MeshTlsDirection,
+    ConfigEntries, ConfigEntry, ConfigKind, EnvoyExtension, Mesh, MeshHttp, MeshHttpDirection, MeshPeering, MeshTls, MeshTlsDirection,
     MeshTransparentProxy, ProxyDefaults, RequestNormalization, ServiceDefaults, UpstreamDefaults, UpstreamLimits, UpstreamOverride,
     UpstreamPassiveHealthCheck,
 };

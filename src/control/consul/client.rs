@@ -3,7 +3,7 @@
 //! # Connections
 //! An agent allows 200 connections per client address (`limits.http_max_conns_per_client`), shared by all sidecars of a
 //! host; over plain HTTP/1.1 every held query takes one. A sidecar therefore holds 4 (registration, leaf, roots,
-//! intentions), 1 for each upstream's chain and 1 for each distinct set of instances, and uses one or two more in passing:
+//! intentions), 1 for the token issuers if an intention asks for tokens, 1 for each upstream's chain and 1 for each distinct set of instances, and uses one or two more in passing:
 //! 6 + 2 for each target of its upstreams at most. What changes rarely is polled instead ([`super::mesh`],
 //! [`super::default_policy`]). Over HTTPS all share one HTTP/2 connection.
 

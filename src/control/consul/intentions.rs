@@ -3,7 +3,7 @@
 use consul_api_types::IntentionMatch;
 
 use super::{
-    Context, decode,
+    Context, Found, decode,
     watch::{Event, watch},
 };
 use crate::{control::reconciler::Change, model::identity::ServiceName};
@@ -14,7 +14,12 @@ pub(super) async fn run(context: &Context, service: &ServiceName) {
     let query = IntentionMatch { destination: service.name.to_string(), tenancy: super::tenancy(service) };
     watch(&context.client, &query, super::POLL, &state, |event| {
         if let Event::Value(matches, _) = event {
-            context.feed.send(Change::Intentions(decode::intentions::intentions(&matches, &service.name)?));
+            let intentions = decode::intentions::intentions(&matches, &service.name)?;
+            let required = decode::jwt_provider::required(&matches, &service.name);
+            // First: intentions never stand in a snapshot without the issuers that they name.
+            context.feed.send(Change::RequiredProviders(required.clone()));
+            context.feed.send(Change::Intentions(intentions));
+            context.found(Found::Required(required));
         }
         Ok(())
     })

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! registration ─┬─ roots, leaf, intentions, default policy, mesh entry
+//!               │     └─ jwt providers, if an intention asks for tokens ── keys of each one that is asked for
 //!               └─ chain of each upstream ── endpoints of each distinct (service, datacenter, filter)
 //! ```
 //!
@@ -15,6 +16,8 @@ mod default_policy;
 mod endpoints;
 mod error;
 mod intentions;
+mod jwt;
+mod keys;
 mod leaf;
 mod mesh;
 mod names;
@@ -27,7 +30,7 @@ mod testing;
 mod tests;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use consul_api_types::Tenancy;
 use tokio::sync::mpsc;
@@ -49,6 +52,7 @@ use crate::{
     model::{
         identity::ServiceName,
         intention::DefaultPolicy,
+        jwt::ProviderEntry,
         registration::{Chain, Registration, UpstreamKey},
     },
 };
@@ -76,6 +80,9 @@ pub enum RunError {
 /// What a watch reports to the supervisor, which passes it on and adjusts the other watches to it.
 #[derive(Debug)]
 enum Found {
+    /// Which token issuers the intentions name.
+    Required(BTreeSet<Arc<str>>),
+    Providers(Result<Vec<Arc<ProviderEntry>>, String>),
     Registration(Arc<Registration>),
     Gone,
     Chain(UpstreamKey, Result<Arc<Chain>, String>),

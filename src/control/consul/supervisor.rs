@@ -1,7 +1,7 @@
 //! Which watches should exist: derived anew from the registration and the chains after each report, then started and stopped.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -15,11 +15,12 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error};
 
-use super::{Context, Found, chain, default_policy, endpoints, endpoints::View, intentions, leaf, mesh, registration, roots};
+use super::{Context, Found, chain, default_policy, endpoints, endpoints::View, intentions, jwt, keys, leaf, mesh, registration, roots};
 use crate::{
     control::reconciler::Change,
     model::{
         identity::ServiceName,
+        jwt::{KeyPlace, KeySource, ProviderEntry},
         registration::{Chain, Registration, UpstreamKey},
     },
 };
@@ -35,6 +36,8 @@ enum Source {
     Mesh,
     Leaf(ServiceName),
     Intentions(ServiceName),
+    Providers,
+    Keys(KeyPlace),
     DefaultPolicy(ServiceName, Arc<str>),
     Chain(UpstreamKey, DiscoveryChain),
     Endpoints(HealthConnect, Locality),
@@ -61,14 +64,18 @@ pub(super) struct Supervisor {
     reports: mpsc::UnboundedReceiver<Found>,
     registration: Option<Arc<Registration>>,
     chains: HashMap<UpstreamKey, Arc<Chain>>,
+    /// The token issuers that the intentions name.
+    required: BTreeSet<Arc<str>>,
+    /// All token issuers.
+    providers: Vec<Arc<ProviderEntry>>,
     running: HashMap<Source, Running>,
     tasks: JoinSet<()>,
 }
 
 impl Supervisor {
     pub(super) fn new(context: Context, id: Arc<str>, reports: mpsc::UnboundedReceiver<Found>) -> Self {
-        let (registration, chains, running, tasks) = Default::default();
-        Self { context, id, reports, registration, chains, running, tasks }
+        let (registration, chains, required, providers, running, tasks) = Default::default();
+        Self { context, id, reports, registration, chains, required, providers, running, tasks }
     }
 
     /// Runs until `shutdown`; then every watch has ended.
@@ -104,13 +111,24 @@ impl Supervisor {
         match found {
             Found::Registration(registration) => {
                 self.chains.retain(|key, _| registration.upstreams.iter().any(|u| u.key == *key));
+                if self.registration.as_ref().is_some_and(|last| last.service != registration.service) {
+                    self.require(BTreeSet::new());
+                }
                 self.context.feed.send(Change::Registration(registration.clone()));
                 self.registration = Some(registration);
             }
             Found::Gone => {
                 self.chains.clear();
+                self.require(BTreeSet::new());
                 self.registration = None;
                 self.context.feed.send(Change::RegistrationGone);
+            }
+            Found::Required(names) => self.require(names),
+            Found::Providers(providers) => {
+                if let Ok(providers) = &providers {
+                    self.providers.clone_from(providers);
+                }
+                self.context.feed.send(Change::Providers(providers));
             }
             Found::Chain(upstream, chain) => {
                 let named = self.registration.iter().flat_map(|r| &r.upstreams).any(|u| u.key == upstream);
@@ -123,6 +141,14 @@ impl Supervisor {
                 self.context.feed.send(Change::Chain { upstream, chain });
             }
         }
+    }
+
+    /// Which token issuers matter. Once there is none they are no longer watched, and what was known of them is forgotten.
+    fn require(&mut self, names: BTreeSet<Arc<str>>) {
+        if names.is_empty() {
+            self.providers.clear();
+        }
+        self.required = names;
     }
 
     /// The watches that should run, each with the targets that want its answers.
@@ -138,6 +164,14 @@ impl Supervisor {
             Source::DefaultPolicy(service.clone(), registration.datacenter.clone()),
         ];
         wanted.extend(fixed.map(|source| (source, Vec::new())));
+        if !self.required.is_empty() {
+            wanted.insert(Source::Providers, Vec::new());
+        }
+        for provider in self.providers.iter().filter(|provider| self.required.contains(&provider.name)) {
+            if let KeySource::Place(place) = &provider.keys {
+                wanted.insert(Source::Keys(place.clone()), Vec::new());
+            }
+        }
         for upstream in &registration.upstreams {
             wanted.insert(Source::Chain(upstream.key.clone(), chain::query(upstream)), Vec::new());
             // A target under resolvers that differ in balancing stands more than once; its instances are asked for and told once.
@@ -193,6 +227,8 @@ async fn run(context: Context, id: Arc<str>, source: Source, views: slot::Receiv
         Source::Mesh => mesh::run(&context).await,
         Source::Leaf(service) => leaf::run(&context, &service).await,
         Source::Intentions(service) => intentions::run(&context, &service).await,
+        Source::Providers => jwt::run(&context).await,
+        Source::Keys(place) => keys::run(&context, &place).await,
         Source::DefaultPolicy(service, datacenter) => default_policy::run(&context, &service, &datacenter).await,
         Source::Chain(upstream, query) => chain::run(&context, &upstream, &query).await,
         Source::Endpoints(query, locality) => endpoints::run(&context, &query, locality == Locality::Own, views).await,

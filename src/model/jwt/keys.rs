@@ -38,7 +38,7 @@ const TOLERANT: GeneralPurpose =
 
 /// The keys of a token issuer, ready to verify.
 ///
-/// Two are equal if their texts are. Neither `Debug` nor `Serialize` shows more than ids and kinds: symmetric keys are secrets.
+/// Two are equal if their texts and their sources are. Neither `Debug` nor `Serialize` shows more than ids and kinds: symmetric keys are secrets.
 #[derive(Clone, Serialize)]
 pub struct KeySet {
     keys: Vec<Key>,
@@ -119,7 +119,11 @@ impl KeySet {
 
 impl PartialEq for KeySet {
     fn eq(&self, other: &Self) -> bool {
-        self.digest == other.digest
+        let same_source = match (&self.newer, &other.newer) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        self.digest == other.digest && same_source
     }
 }
 

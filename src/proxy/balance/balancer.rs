@@ -81,6 +81,19 @@ impl Balancer {
     }
 }
 
+#[cfg(test)]
+impl Balancer {
+    /// Whether the tables of the other are this one's.
+    pub(super) fn shares_tables(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tables, &other.tables)
+    }
+
+    /// Points of the ring, if the policy has one.
+    pub(super) fn ring_points(&self) -> Option<usize> {
+        if let Way::Ring(ring) = &self.tables.way { Some(ring.len()) } else { None }
+    }
+}
+
 impl Tables {
     fn new(policy: BalancePolicy, endpoints: &[Arc<Endpoint>]) -> Self {
         let weights: Vec<u32> = endpoints.iter().map(|e| weight(e)).collect();

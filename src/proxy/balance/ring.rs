@@ -59,4 +59,9 @@ impl Ring {
         let near = after.iter().chain(before).take(TRIES * 4).filter_map(|owner| weighted.choices().get(*owner as usize));
         near.copied().find(|choice| hosts.available(choice.place)).or_else(|| weighted.any(hash, hosts))
     }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.points.len()
+    }
 }

@@ -78,3 +78,100 @@ impl StickyTable {
         cookie::set(&format!("{}={tag}", self.sticky.cookie), &self.sticky.life, "; SameSite=Lax")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{HeaderMap, header};
+
+    use super::*;
+    use crate::model::{balance::CookieLife, cluster::Health, listener::Address};
+
+    fn endpoints(ids: &[&str]) -> Vec<Arc<Endpoint>> {
+        let address = Address::Tcp(([127, 0, 0, 1], 1).into());
+        let endpoint = |id: &&str| Endpoint { id: (*id).into(), address: address.clone(), weight: 1, health: Health::Passing };
+        ids.iter().map(endpoint).map(Arc::new).collect()
+    }
+
+    fn table(key: &[u8], ids: &[&str]) -> StickyTable {
+        let sticky = Sticky { cookie: "who".into(), life: CookieLife { ttl: None, path: "/".into() } };
+        StickyTable::new(&sticky, key, &endpoints(ids)).unwrap()
+    }
+
+    fn find(table: &StickyTable, fields: &[&str]) -> Stuck {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(header::COOKIE, HeaderValue::from_str(field).unwrap());
+        }
+        table.find(&RequestView { method: "GET", path: "/", query: None, authority: "", headers: &headers })
+    }
+
+    /// `name=value` as a browser sends back what was set.
+    fn sent_back(table: &StickyTable, place: usize) -> String {
+        let set = table.cookie_for(place).unwrap();
+        set.to_str().unwrap().split(';').next().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_cookie_finds_its_endpoint_on_any_sidecar_and_after_scaling() {
+        let one = table(b"key", &["n1/a", "n2/b"]);
+        let other = table(b"key", &["n9/z", "n2/b", "n3/c", "n1/a"]);
+        assert_eq!(find(&other, &[&sent_back(&one, 0)]).place, Some(3));
+        assert_eq!(find(&other, &[&sent_back(&one, 1)]).place, Some(1));
+        assert_eq!(one.cookie_for(2), None);
+    }
+
+    #[test]
+    fn the_tag_is_an_hmac_of_the_id() {
+        // printf n1/a | openssl dgst -sha256 -hmac key -binary | head -c 16 | basenc --base64url
+        assert_eq!(sent_back(&table(b"key", &["n1/a"]), 0), "who=zF_R3w76WaeQKEfjO9fmIQ");
+    }
+
+    #[test]
+    fn a_cookie_made_with_another_key_names_nobody() {
+        let stuck = find(&table(b"key", &["n1/a"]), &[&sent_back(&table(b"other", &["n1/a"]), 0)]);
+        assert!(stuck.place.is_none() && stuck.hash.is_some());
+    }
+
+    #[test]
+    fn a_cookie_that_names_nobody_still_keeps_its_user_together() {
+        let table = table(b"key", &["n1/a"]);
+        let long = format!("who={}", "x".repeat(100_000));
+        for odd in ["who=x", "who=\"", "who=n1/a", "who==", "who=%00", &long] {
+            let stuck = find(&table, &[odd]);
+            assert!(stuck.place.is_none() && stuck.hash.is_some(), "{odd:.20}");
+            assert_eq!(stuck, find(&table, &[odd]));
+        }
+        for none in ["", "who", "who=", "who=\"\"", "whose=x", "WHO=x"] {
+            assert_eq!(find(&table, &[none]), Stuck::default(), "{none}");
+        }
+    }
+
+    #[test]
+    fn of_several_cookies_the_first_that_names_an_endpoint_holds() {
+        let table = table(b"key", &["n1/a", "n2/b"]);
+        let (a, b) = (sent_back(&table, 0), sent_back(&table, 1));
+        assert_eq!(find(&table, &[&format!("who=gone; {b}; {a}")]).place, Some(1));
+        assert_eq!(find(&table, &["x=1; who=gone", &a]).place, Some(0));
+    }
+
+    #[test]
+    fn the_cookie_lives_as_long_and_where_it_is_told() {
+        let set = |ttl, path: &str| {
+            let sticky = Sticky { cookie: "who".into(), life: CookieLife { ttl, path: path.into() } };
+            let table = StickyTable::new(&sticky, b"key", &endpoints(&["n1/a"])).unwrap();
+            table.cookie_for(0).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned()
+        };
+        assert_eq!(set(None, "/"), "Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(set(Some(Duration::from_secs(3600)), "/shop"), "Max-Age=3600; Path=/shop; HttpOnly; SameSite=Lax");
+    }
+
+    #[test]
+    fn each_service_has_a_key_of_its_own() {
+        let key = |domain: &str, service: &str| mesh_key(&TrustDomain::parse(domain).unwrap(), &ServiceName::local(service));
+        assert_eq!(key("a.consul", "web"), key("a.consul", "web"));
+        assert_ne!(key("a.consul", "web"), key("a.consul", "api"));
+        assert_ne!(key("a.consul", "web"), key("b.consul", "web"));
+    }
+}

@@ -4,6 +4,7 @@ pub mod chain;
 pub mod endpoints;
 pub mod expose;
 pub mod intentions;
+pub mod jwt_provider;
 pub mod mesh;
 pub mod registration;
 mod upstream;

@@ -30,4 +30,5 @@ mod rotation;
 mod scene;
 mod shipped;
 mod timeouts;
+mod tls_versions;
 mod upstreams;

@@ -9,7 +9,10 @@ use aralez_integration::consul::Agent;
 use aralez_integration::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::scene::{Pair, SOON, all_hold};
+use crate::scene::{PATIENCE, Pair, all_hold};
+
+/// Sidecars look at the mesh entry every 10 to 15 s.
+const CHANGED: Duration = PATIENCE;
 
 /// Two sidecars whose mesh entry the test owns, and an app that tells what it received.
 struct Mesh {
@@ -70,23 +73,23 @@ async fn paths_are_normalised_by_default_and_kept_on_request() {
         ("/a?x=/../%2e//", "/a?x=/../%2e//"),
         ("/../../a", "/a"),
     ];
-    mesh.paths("the default form", SOON, &by_default).await;
+    mesh.paths("the default form", CHANGED, &by_default).await;
 
     mesh.set(json!({"InsecureDisablePathNormalization": true})).await;
-    mesh.paths("paths as they are", SOON, &[("/a//b/../c%2Fd", "/a//b/../c%2Fd"), ("/a/%7Ec", "/a/%7Ec")]).await;
+    mesh.paths("paths as they are", CHANGED, &[("/a//b/../c%2Fd", "/a//b/../c%2Fd"), ("/a/%7Ec", "/a/%7Ec")]).await;
 
     mesh.set(json!({"MergeSlashes": true})).await;
-    mesh.paths("merged slashes", SOON, &[("/a//b///c%2Fd?q=//", "/a/b/c%2Fd?q=//")]).await;
+    mesh.paths("merged slashes", CHANGED, &[("/a//b///c%2Fd?q=//", "/a/b/c%2Fd?q=//")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn escaped_slashes_are_kept_refused_redirected_or_unescaped() {
     let mesh = Mesh::start().await;
     mesh.set(json!({"PathWithEscapedSlashesAction": "KEEP_UNCHANGED"})).await;
-    mesh.paths("escaped slashes as they are", SOON, &[("/a%2Fb%5Cc", "/a%2Fb%5Cc")]).await;
+    mesh.paths("escaped slashes as they are", CHANGED, &[("/a%2Fb%5Cc", "/a%2Fb%5Cc")]).await;
 
     mesh.set(json!({"PathWithEscapedSlashesAction": "REJECT_REQUEST"})).await;
-    eventually("a refusal", SOON, async || {
+    eventually("a refusal", CHANGED, async || {
         let answer = mesh.get("/a%2Fb").await?;
         ensure!(answer.status == 400, "{}", answer.status);
         ensure!(mesh.get("/a/b").await?.status == 200, "without an escaped slash");
@@ -96,7 +99,7 @@ async fn escaped_slashes_are_kept_refused_redirected_or_unescaped() {
     .unwrap();
 
     mesh.set(json!({"PathWithEscapedSlashesAction": "UNESCAPE_AND_REDIRECT"})).await;
-    eventually("a redirect", SOON, async || {
+    eventually("a redirect", CHANGED, async || {
         let answer = mesh.get("/a%2Fb?q=1").await?;
         ensure!(answer.status == 307, "{}", answer.status);
         ensure!(answer.headers.get("location").is_some_and(|to| to == "/a/b?q=1"), "{:?}", answer.headers);
@@ -107,7 +110,7 @@ async fn escaped_slashes_are_kept_refused_redirected_or_unescaped() {
     .unwrap();
 
     mesh.set(json!({"PathWithEscapedSlashesAction": "UNESCAPE_AND_FORWARD"})).await;
-    mesh.paths("unescaped slashes", SOON, &[("/a%2Fb%5cc", "/a/b/c"), ("/a%2F..%2fb", "/b")]).await;
+    mesh.paths("unescaped slashes", CHANGED, &[("/a%2Fb%5cc", "/a/b/c"), ("/a%2F..%2fb", "/b")]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +120,7 @@ async fn underscores_are_allowed_dropped_or_refused() {
     assert_eq!((&seen["headers"]["x_under"], &seen["headers"]["x-over"]), (&json!("1"), &json!("2")));
 
     mesh.set(json!({"HeadersWithUnderscoresAction": "DROP_HEADER"})).await;
-    eventually("a dropped field", SOON, async || {
+    eventually("a dropped field", CHANGED, async || {
         let seen = mesh.received("/").await?;
         ensure!(seen["headers"]["x_under"].is_null() && seen["headers"]["x-over"] == "2", "{seen}");
         Ok(())
@@ -126,7 +129,7 @@ async fn underscores_are_allowed_dropped_or_refused() {
     .unwrap();
 
     mesh.set(json!({"HeadersWithUnderscoresAction": "REJECT_REQUEST"})).await;
-    eventually("a refusal", SOON, async || {
+    eventually("a refusal", CHANGED, async || {
         let answer = mesh.get("/").await?;
         ensure!(answer.status == 400, "{}", answer.status);
         Ok(())

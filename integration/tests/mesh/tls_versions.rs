@@ -8,7 +8,10 @@ use aralez_integration::net::Address;
 use aralez_integration::wait::eventually;
 use serde_json::{Value, json};
 
-use crate::scene::{Pair, SOON, http_answers};
+use crate::scene::{PATIENCE, Pair, http_answers};
+
+/// Sidecars look at the mesh entry every 10 to 15 s.
+const CHANGED: std::time::Duration = PATIENCE;
 
 async fn set(agent: &Agent, tls: Value) {
     agent.config_entry(json!({"Kind": "mesh", "TLS": tls})).await.unwrap();
@@ -32,18 +35,18 @@ async fn the_mesh_says_which_are_spoken() {
     speaks(&public, &[SslVersion::TLS1_2, SslVersion::TLS1_3]).await.unwrap();
 
     set(&agent, json!({"Incoming": {"TLSMinVersion": "TLSv1_3"}})).await;
-    eventually("TLS 1.3 only", SOON, async || speaks(&public, &[SslVersion::TLS1_3]).await).await.unwrap();
+    eventually("TLS 1.3 only", CHANGED, async || speaks(&public, &[SslVersion::TLS1_3]).await).await.unwrap();
     http_answers(&pair.upstream, 200).await.unwrap();
 
     set(&agent, json!({"Incoming": {"TLSMaxVersion": "TLSv1_2"}})).await;
-    eventually("TLS 1.2 only", SOON, async || speaks(&public, &[SslVersion::TLS1_2]).await).await.unwrap();
+    eventually("TLS 1.2 only", CHANGED, async || speaks(&public, &[SslVersion::TLS1_2]).await).await.unwrap();
     http_answers(&pair.upstream, 200).await.unwrap();
 
     // The two sides have none in common.
     let outgoing = json!({"Incoming": {"TLSMinVersion": "TLSv1_3"}, "Outgoing": {"TLSMaxVersion": "TLSv1_2"}});
     set(&agent, outgoing).await;
-    eventually("no common version", SOON, async || http_answers(&pair.upstream, 503).await).await.unwrap();
+    eventually("no common version", CHANGED, async || http_answers(&pair.upstream, 503).await).await.unwrap();
     set(&agent, json!({})).await;
-    eventually("all again", SOON, async || http_answers(&pair.upstream, 200).await).await.unwrap();
+    eventually("all again", CHANGED, async || http_answers(&pair.upstream, 200).await).await.unwrap();
     speaks(&public, &[SslVersion::TLS1_2, SslVersion::TLS1_3]).await.unwrap();
 }

@@ -30,8 +30,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Admin, AdminState},
-    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions},
+    admin::{Admin, AdminState, outlets},
+    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH},
     config::mesh_file::MeshFile,
     control::{
         consul::{self, Client},
@@ -48,7 +48,7 @@ use crate::{
     telemetry::{Telemetry, log::LogHandle},
 };
 
-/// How long the last lines of the access log may take to be written.
+/// How long the last metrics and the last lines of the access log may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How a command that was understood can fail.
@@ -75,7 +75,7 @@ pub fn run(command: Command, log: LogHandle) -> Result<(), Failure> {
 
 /// `aralez connect`: the sidecar of one service.
 fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
-    let ConnectOptions { selector, agent, default_policy, ready, process, notes } = options;
+    let ConnectOptions { selector, agent, default_policy, ready, scrape_path, process, notes } = options;
     for note in notes {
         tracing::warn!("{note}");
     }
@@ -88,7 +88,7 @@ fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
         .metrics
         .consul_last_success_from(move || timed.snapshot().into_iter().filter_map(|w| Some((w.name, w.last_success?))).collect());
     let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
-    serve(&process, ready, telemetry, log, shown, move |feed, stop| async move {
+    serve(&process, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, stop| async move {
         consul::run(client, selector, default_policy, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
     })
 }
@@ -97,11 +97,20 @@ fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
 fn dev(options: DevOptions, log: LogHandle) -> Result<(), Failure> {
     let file = MeshFile::load(options.mesh.as_deref()).map_err(Failure::Configuration)?;
     let telemetry = Arc::new(Telemetry::start()?);
-    serve(&options.process, None, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, stop| async move {
+    let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
+    serve(&options.process, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, stop| async move {
         let mesh = Mesh::prepare(file)?;
         println!("{}", mesh.plan());
         Ok(mesh.run(feed, stop).await?)
     })
+}
+
+/// What is served beside the admin API.
+struct Outside {
+    /// A listener for probes.
+    ready: Option<SocketAddr>,
+    /// Where Prometheus looks on the listener that a registration asks for.
+    scrape_path: String,
 }
 
 /// How the admin API asks for the state of the watches.
@@ -110,7 +119,7 @@ type ShowWatches = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 /// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
 fn serve<S, F>(
     process: &ProcessOptions,
-    ready: Option<SocketAddr>,
+    outside: Outside,
     telemetry: Arc<Telemetry>,
     log: LogHandle,
     watches: ShowWatches,
@@ -140,7 +149,8 @@ where
                 move || end.begin("POST /drain")
             }),
         };
-        start_admin(process.admin, ready, state, &end.stop)?;
+        start_admin(process.admin, outside.ready, state, &end.stop)?;
+        let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.stop.clone()));
         tokio::spawn(count_reloads(subscriber.clone(), telemetry.clone()));
         tokio::spawn(reconciler.run(publisher, end.stop.clone()));
         let mut source = std::pin::pin!(source(feed, end.stop.clone()));
@@ -152,6 +162,8 @@ where
             () = end.now.cancelled() => Ok(()),
         };
         end.stop.cancel();
+        // What was counted last is still sent.
+        let _ = tokio::time::timeout(LAST_LINES, outlets).await;
         outcome
     });
     data.close();

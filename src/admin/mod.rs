@@ -13,6 +13,7 @@
 //! It trusts who can connect to it, so it is bound to loopback unless told otherwise. Web pages cannot use it: see `guard`.
 
 mod guard;
+pub mod outlets;
 mod read;
 mod ready;
 mod write;

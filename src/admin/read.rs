@@ -19,9 +19,12 @@ use crate::{
     snapshot::Snapshot,
 };
 
+/// The media type of the Prometheus text format.
+pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
     match state.telemetry.metrics.encode() {
-        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
     }
 }

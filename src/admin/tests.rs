@@ -56,7 +56,7 @@ fn start(ready_only: bool) -> Bench {
 impl Bench {
     fn publish(&self, listeners: impl IntoIterator<Item = Listener>) {
         let listeners = listeners.into_iter().map(|listener| (listener.key.clone(), Arc::new(listener))).collect();
-        self.publisher.publish(Snapshot { generation: 1, listeners, problems: Vec::new() });
+        self.publisher.publish(Snapshot { generation: 1, listeners, ..Snapshot::default() });
         self.publisher.report(Status::default());
     }
 

@@ -74,6 +74,9 @@ pub(super) struct Connect {
     /// Port of that listener
     #[arg(long, value_name = "PORT")]
     pub(super) envoy_ready_bind_port: Option<u16>,
+    /// Path of the metrics on the listener that the setting envoy_prometheus_bind_addr asks for [default: /metrics]
+    #[arg(long, value_name = "PATH")]
+    pub(super) prometheus_scrape_path: Option<String>,
     #[command(flatten)]
     pub(super) process: Process,
     /// Accepted because Consul passes what follows -- on to Envoy

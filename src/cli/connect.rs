@@ -52,9 +52,19 @@ pub(super) fn resolve(flags: args::Connect, mut notes: Vec<String>, env: &impl F
         agent,
         default_policy,
         ready: ready_bind(flags.envoy_ready_bind_address, flags.envoy_ready_bind_port)?,
+        scrape_path: scrape_path(flags.prometheus_scrape_path)?,
         process: options::process(flags.process, env)?,
         notes,
     })
+}
+
+fn scrape_path(path: Option<String>) -> Result<String, Exit> {
+    match path {
+        None => Ok(options::SCRAPE_PATH.to_owned()),
+        // Braces would be parameters of a route.
+        Some(path) if path.starts_with('/') && !path.contains(['{', '}', '?', '#']) => Ok(path),
+        Some(path) => Err(Exit::wrong(format_args!("-prometheus-scrape-path {path:?} is no path; write for example /metrics"))),
+    }
 }
 
 fn ready_bind(address: Option<String>, port: Option<u16>) -> Result<Option<SocketAddr>, Exit> {

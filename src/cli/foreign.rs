@@ -24,7 +24,8 @@ use Kind::{Switch, Value};
 
 const NO_ENVOY: &str = "there is no Envoy here";
 const NO_XDS: &str = "Aralez speaks the agent's HTTP API, not gRPC";
-const ON_ADMIN: &str = "metrics are served by the admin listener";
+const ON_ADMIN: &str = "there is no backend between the metrics and their listener";
+const CLEAR: &str = "metrics are served in clear text only";
 const GATEWAY: &str = "Aralez is a sidecar, not a Consul gateway; run gateways with consul connect envoy";
 const REGISTER: &str = "register the proxy with the agent (a service definition with a connect block), then use -sidecar-for or -proxy-id";
 
@@ -41,11 +42,10 @@ const FOREIGN: &[(&str, Kind, Verdict)] = &[
     ("omit-deprecated-tags", Switch, Ignored("the metrics have no deprecated labels")),
     ("pprof-addr", Value, Ignored("there is no Go profiler here")),
     ("prometheus-backend-port", Value, Ignored(ON_ADMIN)),
-    ("prometheus-ca-file", Value, Ignored(ON_ADMIN)),
-    ("prometheus-ca-path", Value, Ignored(ON_ADMIN)),
-    ("prometheus-cert-file", Value, Ignored(ON_ADMIN)),
-    ("prometheus-key-file", Value, Ignored(ON_ADMIN)),
-    ("prometheus-scrape-path", Value, Ignored(ON_ADMIN)),
+    ("prometheus-ca-file", Value, Ignored(CLEAR)),
+    ("prometheus-ca-path", Value, Ignored(CLEAR)),
+    ("prometheus-cert-file", Value, Ignored(CLEAR)),
+    ("prometheus-key-file", Value, Ignored(CLEAR)),
     ("stale", Switch, Ignored("the agent answers from its own state")),
     ("address", Value, Refused(GATEWAY)),
     ("bind-address", Value, Refused(GATEWAY)),

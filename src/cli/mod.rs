@@ -13,7 +13,7 @@ use std::{ffi::OsString, fmt};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
-pub use self::options::{AdminBind, ConnectOptions, DevOptions, ProcessOptions};
+pub use self::options::{AdminBind, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH};
 
 /// What the user wants.
 #[derive(Clone, Debug)]

@@ -19,6 +19,9 @@ use crate::{
 /// How long open connections may go on after the first signal, if nothing else is said: consul-dataplane's default.
 const DEFAULT_GRACE: u32 = 30;
 
+/// Where Prometheus looks if nothing else is said.
+pub const SCRAPE_PATH: &str = "/metrics";
+
 /// Where the admin API listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminBind {
@@ -56,6 +59,8 @@ pub struct ConnectOptions {
     pub default_policy: Option<DefaultPolicy>,
     /// One more listener that serves `/live` and `/ready` only.
     pub ready: Option<SocketAddr>,
+    /// The path of the metrics on the listener that `envoy_prometheus_bind_addr` asks for.
+    pub scrape_path: String,
     /// Options of the process.
     pub process: ProcessOptions,
     /// What was given and has no effect, for the log.

@@ -20,7 +20,7 @@ use crate::{
         intention::{DefaultPolicy, Intention},
         jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
-        registration::{Chain, Registration, UpstreamKey},
+        registration::{Chain, ExposedCheck, Registration, UpstreamKey},
     },
     snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
@@ -61,6 +61,8 @@ pub enum Change {
     DefaultPolicy(DefaultPolicy),
     /// The mesh entry; its default when there is none.
     Mesh(MeshConfig),
+    /// The app's checks that are exposed.
+    ExposedChecks(Vec<ExposedCheck>),
     /// An upstream's chain, or why there is none that can be followed.
     Chain {
         /// The upstream.
@@ -134,7 +136,7 @@ pub fn channel() -> (Feed, Reconciler) {
 impl Reconciler {
     /// Applies changes and publishes what follows from them, until `shutdown` or until no feed is left.
     ///
-    /// A snapshot is published only when a listener or a problem differs from the last one.
+    /// A snapshot is published only when something in it differs from the last one.
     pub async fn run(mut self, publisher: Publisher, shutdown: CancellationToken) {
         while let Some(Some((id, change))) = shutdown.run_until_cancelled(self.changes.recv()).await {
             apply(&mut self.inputs, id, change);
@@ -183,7 +185,7 @@ impl Reconciler {
 fn differs(new: &Snapshot, last: &Snapshot) -> bool {
     let same_listeners = new.listeners.len() == last.listeners.len()
         && new.listeners.iter().zip(&last.listeners).all(|((k, l), (last_k, last_l))| k == last_k && Arc::ptr_eq(l, last_l));
-    !same_listeners || new.problems != last.problems
+    !same_listeners || new.problems != last.problems || new.metrics != last.metrics || new.ignored != last.ignored
 }
 
 fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
@@ -219,6 +221,7 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         }
         Change::DefaultPolicy(policy) => sidecar.default_policy = Some(policy),
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
+        Change::ExposedChecks(checks) => sidecar.exposed_checks = checks,
         Change::Chain { upstream, chain } => {
             if !names(sidecar, &upstream) {
                 return;
@@ -287,7 +290,7 @@ mod tests {
             identity::ServiceName,
             intention::{Action, Pattern, Rule, Source},
             listener::{Protocol, Role},
-            registration::Target,
+            registration::{Naming, Target},
             route::RouteTable,
         },
         snapshot::{self, Subscriber},
@@ -321,7 +324,7 @@ mod tests {
             id: TargetId(id.into()),
             service: ServiceName::local("api"),
             datacenter: "dc1".into(),
-            sni: "api.sni".into(),
+            naming: Naming::Chain("api.sni".into()),
             connect_timeout: Duration::from_secs(5),
             balance: BalancePolicy::default(),
             filter: "".into(),

@@ -9,6 +9,7 @@ use crate::model::{
     credentials::{Leaf, Roots},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
+    metrics::MetricsConfig,
     registration::{Registration, UpstreamConfig, UpstreamKey},
     testing::Ca,
 };
@@ -43,6 +44,7 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
     let upstream = |(at, name): (usize, &&str)| UpstreamConfig {
         key: UpstreamKey((*name).into()),
         destination: ServiceName::local(name),
+        is_query: false,
         datacenter: None,
         bind: bind(9000 + u16::try_from(at).unwrap()),
         protocol: None,
@@ -65,8 +67,11 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         local_idle_timeout: Some(Duration::from_secs(300)),
         max_inbound_connections: None,
         exposed: Vec::new(),
+        exposes_checks: None,
         access_log: AccessLog::default(),
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
+        metrics: MetricsConfig::nowhere(ServiceName::local(service), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }

@@ -13,6 +13,8 @@ pub mod jwt;
 pub mod listener;
 pub mod matching;
 pub mod mesh;
+pub mod metrics;
+pub mod moment;
 pub mod path;
 pub mod registration;
 pub mod route;

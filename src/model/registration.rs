@@ -10,6 +10,7 @@ use super::{
     cluster::TargetId,
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
+    metrics::MetricsConfig,
     route::RouteTable,
 };
 
@@ -38,12 +39,27 @@ pub struct Registration {
     pub max_inbound_connections: Option<u32>,
     /// `Expose`: the paths that are served in clear.
     pub exposed: Vec<ExposedPath>,
+    /// `Expose.Checks`: the id of the app's service, whose HTTP and gRPC checks come through us.
+    pub exposes_checks: Option<Arc<str>>,
     /// `AccessLogs`.
     pub access_log: AccessLog,
+    /// Where metrics go.
+    pub metrics: MetricsConfig,
     /// The upstreams with a listener, in the registration's order.
     pub upstreams: Vec<UpstreamConfig>,
     /// What in the registration could not be used; each has its path.
     pub problems: Vec<Unusable>,
+    /// What in the registration means nothing here, sorted by path.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A setting of the registration that means nothing here: no mistake, but without effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// Where, for example `Proxy.Config.envoy_tracing_json`.
+    pub path: String,
+    /// Why it has no effect.
+    pub why: &'static str,
 }
 
 /// A path of the app that is served in clear (`Proxy.Expose.Paths`, or made from a check).
@@ -59,6 +75,17 @@ pub struct ExposedPath {
     pub protocol: Protocol,
     /// Only callers of this host are served.
     pub near_only: bool,
+}
+
+/// A check of the app that the agent makes through us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExposedCheck {
+    /// The port that the agent calls on our address.
+    pub port: u16,
+    /// The exact path.
+    pub path: Arc<str>,
+    /// `http`, or `http2` for gRPC checks.
+    pub protocol: Protocol,
 }
 
 /// A part of the registration that could not be used.
@@ -77,12 +104,14 @@ pub struct Unusable {
 pub struct UpstreamKey(pub Arc<str>);
 
 /// One upstream of the registration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct UpstreamConfig {
     /// Its name among the sidecar's.
     pub key: UpstreamKey,
-    /// The destination: a service.
+    /// The destination: a service, or a prepared query by its name.
     pub destination: ServiceName,
+    /// Whether the destination is a prepared query.
+    pub is_query: bool,
     /// The datacenter asked for; `None` is ours.
     pub datacenter: Option<Arc<str>>,
     /// Where the app calls it.
@@ -125,8 +154,8 @@ pub struct Target {
     pub service: ServiceName,
     /// Its datacenter.
     pub datacenter: Arc<str>,
-    /// The TLS server name, as the chain gives it.
-    pub sni: Arc<str>,
+    /// How its servers are called and recognised.
+    pub naming: Naming,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How its endpoints are chosen among.
@@ -135,6 +164,16 @@ pub struct Target {
     pub filter: Arc<str>,
     /// Whether only instances with all checks passing count.
     pub only_passing: bool,
+}
+
+/// How the servers of a target are called and recognised in TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Naming {
+    /// By the server name that the chain gives; they show the identity of the target's service in its datacenter.
+    Chain(Arc<str>),
+    /// By the name of the prepared query that found them; they show the identity of any of these services, each with its datacenter.
+    Query(Arc<[(ServiceName, Arc<str>)]>),
 }
 
 /// The instances of each target, by its id.

@@ -85,6 +85,8 @@ impl AsyncWrite for Socket {
 
 /// What belongs to a connection rather than to a request.
 pub struct Context {
+    /// Counts the connections of this process.
+    pub id: u64,
     /// The listener in its current form: each request pins it once.
     pub live: Arc<ArcSwap<Live>>,
     /// The mesh peer, on inbound connections.
@@ -95,6 +97,8 @@ pub struct Context {
     pub local: Option<SocketAddr>,
     /// The name the client asked for in TLS.
     pub server_name: Option<String>,
+    /// The version of TLS that is spoken.
+    pub tls_version: Option<&'static str>,
     /// Set once the connection drains: the answer in flight is the last.
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
@@ -156,8 +160,10 @@ struct Verdict {
 impl Context {
     /// The context of a new connection.
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
-        let (peer, server_name, tunnel, verdict) = (None, None, Tunnel::default(), ArcSwapOption::empty());
-        Self { live, peer, remote, local, server_name, draining, tunnel, verdict }
+        static COUNT: AtomicU64 = AtomicU64::new(1);
+        let id = COUNT.fetch_add(1, Ordering::Relaxed);
+        let (peer, server_name, tls_version, tunnel, verdict) = (None, None, None, Tunnel::default(), ArcSwapOption::empty());
+        Self { id, live, peer, remote, local, server_name, tls_version, draining, tunnel, verdict }
     }
 
     /// Whether this connection's peer may call. Decided once for each change of the intentions, not for each request.

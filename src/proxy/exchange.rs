@@ -17,6 +17,7 @@ use super::{
         retry::{self, Decision},
     },
     live::{Live, LiveCluster, Side},
+    record::Notes,
     refusal::Refusal,
 };
 use crate::model::{
@@ -87,6 +88,8 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u16>,
+    /// What else is for the record.
+    pub notes: Notes,
     /// The tokens that it carries, on a listener whose intentions ask for some.
     pub tokens: Verified,
     routed: Routed,
@@ -115,6 +118,7 @@ impl Default for Exchange {
             upstream_time: None,
             refusal: None,
             grpc_status: None,
+            notes: Notes::default(),
             tokens: Verified::default(),
             routed: Routed::default(),
             made_cookies: Vec::new(),
@@ -301,6 +305,11 @@ impl Exchange {
             cookies.extend(cluster.sticky_cookie(self.routed.stuck, *place));
         }
         cookies
+    }
+
+    /// How many endpoints it was offered to.
+    pub fn attempts(&self) -> u32 {
+        u32::try_from(self.attempts).unwrap_or(u32::MAX)
     }
 
     /// How often it was offered again after a failure.

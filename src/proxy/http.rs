@@ -93,6 +93,7 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        exchange.notes.in_flight = Some(live.metrics.request_began());
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }
@@ -193,6 +194,9 @@ impl ProxyHttp for Sidecar {
         {
             exchange.deadline = timing::deadline(session, exchange, live);
         }
+        if end {
+            exchange.notes.request_time = Some(exchange.begun.elapsed());
+        }
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
@@ -229,6 +233,7 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         exchange.upstream_time = exchange.handed.map(|h| h.elapsed());
+        exchange.notes.response_time = Some(exchange.begun.elapsed());
         exchange.grpc_status = grpc_status(&response.headers);
         if let Some(context) = &exchange.context {
             if context.draining.load(std::sync::atomic::Ordering::Relaxed) {
@@ -271,6 +276,9 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<Option<Bytes>> {
         exchange.grpc_status = grpc_status(trailers).or(exchange.grpc_status);
+        if exchange.live.as_ref().is_some_and(|live| live.listener.access_log.reads_trailers()) {
+            exchange.notes.trailers = Some(trailers.clone());
+        }
         Ok(None)
     }
 

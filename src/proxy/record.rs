@@ -1,5 +1,7 @@
 //! record: what the request or connection leaves behind in log and metrics.
 
+use std::time::Duration;
+
 use http::{Version, header::HeaderMap};
 use pingora_core::{Error, ErrorSource};
 use pingora_proxy::Session;
@@ -7,8 +9,24 @@ use pingora_proxy::Session;
 use super::{exchange::Exchange, live::Live, refusal::Refusal};
 use crate::{
     model::listener::Role,
-    telemetry::record::{Flag, HttpPart, Record},
+    telemetry::{
+        metrics::RequestInFlight,
+        record::{Flag, HttpPart, Record},
+    },
 };
+
+/// What only the record asks for.
+#[derive(Debug, Default)]
+pub struct Notes {
+    /// Counts the request as active until it is dropped.
+    pub in_flight: Option<RequestInFlight>,
+    /// From the beginning to the end of the request.
+    pub request_time: Option<Duration>,
+    /// From the beginning to the head of the answer.
+    pub response_time: Option<Duration>,
+    /// The answer's trailers, if the access log wants them.
+    pub trailers: Option<HeaderMap>,
+}
 
 /// The record of a request.
 pub fn http_record<'a>(session: &'a Session, error: Option<&Error>, exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
@@ -36,6 +54,11 @@ pub fn http_record<'a>(session: &'a Session, error: Option<&Error>, exchange: &'
             user_agent: text("user-agent"),
             request_id: text("x-request-id"),
             upstream_time: exchange.upstream_time,
+            request: &head.headers,
+            response: session.response_written().map(|r| &r.headers),
+            trailers: exchange.notes.trailers.as_ref(),
+            request_time: exchange.notes.request_time,
+            response_time: exchange.notes.response_time,
         }),
         flag,
         details: refusal.map_or(if gone { "downstream_remote_disconnect" } else { "via_upstream" }, Refusal::details),
@@ -71,7 +94,12 @@ pub fn record<'a>(exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
         downstream_local: context.and_then(|c| c.local),
         downstream_remote: context.and_then(|c| c.remote),
         server_name: context.and_then(|c| c.server_name.as_deref()),
+        tls_version: context.and_then(|c| c.tls_version),
+        downstream_failure: None,
         transport_failure: None,
+        route: chosen.and_then(|_| exchange.taken(live)).map(|(route, _)| &*route.name),
+        attempts: exchange.attempts(),
+        connection: context.map_or(0, |c| c.id),
     }
 }
 

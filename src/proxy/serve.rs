@@ -13,16 +13,18 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     connection::{Connection, Context, Socket, Spoken},
+    exchange::Exchange,
     headers,
     http::Sidecar,
     listeners::Turn,
     live::{Live, Side},
+    record::record,
     tcp,
     tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
 };
 use crate::{
     model::listener::{Listener, Role, Xfcc},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, record::Record},
 };
 
 /// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
@@ -66,6 +68,10 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
                 }
                 now.metrics.tls_failed(cause(&why));
                 tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+                let mut exchange = Exchange::default();
+                exchange.pin(&Arc::new(context));
+                let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
+                plane.telemetry.access.log_refused(&failed);
                 return;
             }
         },
@@ -130,6 +136,7 @@ async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, c
         _ => None,
     };
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.tls_version = Some(ssl.version_str());
     context.peer = Some(Peer { id, xfcc });
     Ok(connection)
 }

@@ -139,7 +139,7 @@ impl Mesh {
             listener("public", "api", self.public, &self.api, inbound),
             listener("upstream:api", "web", self.upstream, &self.web, upstream),
         ]);
-        self.publisher.publish(Snapshot { generation: self.generation, listeners, problems: Vec::new() });
+        self.publisher.publish(Snapshot { generation: self.generation, listeners, ..Snapshot::default() });
     }
 
     async fn get(&self) -> String {

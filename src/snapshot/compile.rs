@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Problem, Snapshot, check, inputs::*};
+use super::{Ignored, Problem, Snapshot, check, inputs::*};
 use crate::model::{
     balance::Balance,
     cluster::{Cluster, Endpoint, Health},
@@ -16,7 +16,7 @@ use crate::model::{
     intention::{DefaultPolicy, Intention, Intentions},
     listener::{Address, Bind, Exposed, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
     mesh::{MeshConfig, TlsBounds},
-    registration::{Chain, Registration, Target, UpstreamConfig},
+    registration::{Chain, ExposedCheck, ExposedPath, Naming, Registration, Target, UpstreamConfig},
 };
 
 /// The name of the listener that mesh peers call.
@@ -78,6 +78,7 @@ struct Parts<'a> {
     intentions: &'a [Intention],
     default: DefaultPolicy,
     mesh: &'a MeshConfig,
+    exposed_checks: &'a [ExposedCheck],
     tokens: &'a TokenInputs,
 }
 
@@ -107,11 +108,11 @@ impl Sidecar<'_> {
         if !complete && !started {
             return;
         }
-        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, tokens, upstreams } = inputs;
+        let SidecarInputs { registration, leaf, roots, intentions, default_policy, mesh, tokens, upstreams, exposed_checks } = inputs;
         if let (Some(registration), Some(leaf), Some(roots), Some(intentions), Some(default), Some(mesh)) =
             (registration.as_deref(), leaf, roots, intentions, *default_policy, mesh)
         {
-            self.build(&Parts { registration, roots, leaf, intentions, default, mesh, tokens }, upstreams);
+            self.build(&Parts { registration, roots, leaf, intentions, default, mesh, tokens, exposed_checks }, upstreams);
         }
     }
 
@@ -119,6 +120,7 @@ impl Sidecar<'_> {
         for bad in &parts.registration.problems {
             self.problem(&bad.path, &bad.why, &bad.advice);
         }
+        self.observability(parts.registration);
         let Some(identity) = self.identity(parts) else { return };
         let access_log = Arc::new(parts.registration.access_log.clone());
         let inbound = self.inbound(parts, &identity);
@@ -132,7 +134,7 @@ impl Sidecar<'_> {
             access_log: access_log.clone(),
             role: Role::Inbound(inbound),
         });
-        for exposed in &parts.registration.exposed {
+        for exposed in exposed_paths(parts.registration, parts.exposed_checks) {
             self.add(Listener {
                 key: self.key(&format!("exposed:{}{}", exposed.bind.address, exposed.path)),
                 service: parts.registration.service.clone(),
@@ -181,6 +183,16 @@ impl Sidecar<'_> {
                 _ => self.keep(&key, &identity),
             }
         }
+    }
+
+    /// Where metrics go, keeping the last `Arc` if nothing changed; and what was said without effect.
+    fn observability(&mut self, registration: &Registration) {
+        let last = self.last.metrics.get(self.id).filter(|last| ***last == registration.metrics);
+        let metrics = last.cloned().unwrap_or_else(|| Arc::new(registration.metrics.clone()));
+        self.out.snapshot.metrics.insert(self.id.clone(), metrics);
+        let sidecar = self.id.to_string();
+        let ignored = registration.ignored.iter().map(|i| Ignored { sidecar: sidecar.clone(), path: i.path.clone(), why: i.why });
+        self.out.snapshot.ignored.extend(ignored);
     }
 
     fn key(&self, name: &str) -> ListenerKey {
@@ -302,6 +314,21 @@ impl Sidecar<'_> {
     }
 }
 
+/// The paths that the registration exposes, and those of the exposed checks: these lead to the app's own port, the only one that is known.
+fn exposed_paths(registration: &Registration, checks: &[ExposedCheck]) -> Vec<ExposedPath> {
+    let mut paths = registration.exposed.clone();
+    if let (Address::Tcp(own), true) = (&registration.bind.address, registration.exposes_checks.is_some()) {
+        paths.extend(checks.iter().map(|check| ExposedPath {
+            bind: Bind { address: Address::Tcp((own.ip(), check.port).into()), mode: None },
+            path: check.path.clone(),
+            app: registration.app.clone(),
+            protocol: check.protocol,
+            near_only: true,
+        }));
+    }
+    paths
+}
+
 /// The local app as an endpoint.
 fn local_app(address: &Address) -> Endpoint {
     Endpoint { id: "local_app".into(), address: address.clone(), weight: 1, health: Health::Passing }
@@ -321,15 +348,23 @@ fn awaited(known: Option<&UpstreamInputs>) -> Option<String> {
 }
 
 fn cluster(config: &UpstreamConfig, target: &Target, protocol: Protocol, known: &UpstreamInputs, identity: &Identity) -> Cluster {
-    // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
     let service: ServiceName = target.service.clone();
-    let expected = SpiffeId::service(identity.roots.trust_domain.clone(), service.clone(), &target.datacenter);
+    let trust_domain = &identity.roots.trust_domain;
+    let id = |service: &ServiceName, datacenter: &Arc<str>| SpiffeId::service(trust_domain.clone(), service.clone(), datacenter);
+    let (sni, expected): (Arc<str>, Arc<[SpiffeId]>) = match &target.naming {
+        // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
+        Naming::Chain(sni) => (sni.clone(), Arc::new([id(&service, &target.datacenter)])),
+        Naming::Query(instances) => (
+            format!("{}.default.{}.query.{trust_domain}", service.name, target.datacenter).into(),
+            instances.iter().map(|(service, datacenter)| id(service, datacenter)).collect(),
+        ),
+    };
     Cluster {
         target: target.id.clone(),
         service,
         datacenter: target.datacenter.clone(),
-        sni: target.sni.clone(),
-        expected: Arc::new([expected]),
+        sni,
+        expected,
         protocol,
         connect_timeout: target.connect_timeout,
         balance: Balance { policy: target.balance, sticky: config.sticky.clone(), slow_start: config.slow_start },

@@ -11,7 +11,7 @@ use crate::model::{
     intention::{DefaultPolicy, Intention},
     jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
-    registration::{Chain, EndpointsByTarget, Registration, UpstreamKey},
+    registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, UpstreamKey},
 };
 
 /// The inputs of all sidecars of this process, by proxy id. One for `connect`, several for `dev`.
@@ -32,6 +32,8 @@ pub struct SidecarInputs {
     pub default_policy: Option<DefaultPolicy>,
     /// The mesh entry; its default once it is known to be absent.
     pub mesh: Option<MeshConfig>,
+    /// The app's checks, as far as they are exposed.
+    pub exposed_checks: Vec<ExposedCheck>,
     /// What is known of the token issuers that the intentions name.
     pub tokens: TokenInputs,
     /// What is known of each upstream.

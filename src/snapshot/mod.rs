@@ -16,10 +16,13 @@ use serde::Serialize;
 pub use self::{
     compile::{Compiled, compile},
     inputs::{Inputs, SidecarInputs, TokenInputs, UpstreamInputs},
-    problem::Problem,
+    problem::{Ignored, Problem},
     publish::{Publisher, Status, Subscriber, channel},
 };
-use crate::model::listener::{Listener, ListenerKey};
+use crate::model::{
+    listener::{Listener, ListenerKey},
+    metrics::MetricsConfig,
+};
 
 /// Everything that decides where a byte may go, at one moment. Immutable and complete.
 #[derive(Debug, Default, Serialize)]
@@ -28,6 +31,10 @@ pub struct Snapshot {
     pub generation: u64,
     /// The listeners that should exist, each with all that it needs.
     pub listeners: BTreeMap<ListenerKey, Arc<Listener>>,
+    /// Where the metrics of each sidecar go.
+    pub metrics: BTreeMap<Arc<str>, Arc<MetricsConfig>>,
     /// What could not be used, and what to do about it.
     pub problems: Vec<Problem>,
+    /// What was said and means nothing here.
+    pub ignored: Vec<Ignored>,
 }

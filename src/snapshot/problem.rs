@@ -17,6 +17,17 @@ pub struct Problem {
     pub advice: String,
 }
 
+/// A setting that means nothing here: no mistake, but without effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ignored {
+    /// The sidecar it belongs to.
+    pub sidecar: String,
+    /// Where: a path in the registration.
+    pub path: String,
+    /// Why it has no effect.
+    pub why: &'static str,
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}; {}", self.sidecar, self.path, self.why, self.advice)

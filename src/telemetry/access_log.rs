@@ -1,32 +1,28 @@
-//! The access log: one JSON line a request or TCP connection.
+//! The access log: one line a request or TCP connection.
 //!
-//! Keys and their order are those of Consul's default format (proxy-defaults `AccessLogs` without `JSONFormat`), which is Envoy's.
-//! The data path formats a line and hands it over; a thread of its own writes. When that thread falls behind, lines are dropped
-//! and counted: a slow disk or a full pipe never slows a request.
+//! Without a format of one's own a line is JSON; its keys and their order are those of Consul's default format (proxy-defaults
+//! `AccessLogs` without `JSONFormat`), which is Envoy's. The data path formats a line and hands it over; a thread of its own writes.
+//! When that thread falls behind, lines are dropped and counted: a slow disk or a full pipe never slows a request.
+
+mod fields;
+mod standard;
+mod writer;
 
 use std::{
-    collections::HashMap,
-    fmt,
-    fs::OpenOptions,
-    io::{self, BufWriter, Write},
-    net::SocketAddr,
+    io::{self, Write},
     sync::{
         Arc,
-        mpsc::{self, Receiver, SyncSender, TrySendError},
+        mpsc::{self, SyncSender, TrySendError},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use prometheus::IntCounter;
-use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
 
-use super::record::{HttpPart, Record};
-use crate::model::{
-    access_log::{AccessLog, Sink},
-    listener::Address,
-};
+use self::{fields::JsonLine, standard::Line, writer::Writer};
+use super::record::Record;
+use crate::model::access_log::{AccessLog, LineFormat};
 
 /// Lines that may wait for the writing thread.
 const QUEUE: usize = 8192;
@@ -71,10 +67,17 @@ impl AccessLogger {
             return;
         }
         let mut line = Vec::with_capacity(1024);
-        let formatted = serde_json::to_writer(&mut line, &Line::of(record));
-        line.push(b'\n');
+        let formatted = write_line(&mut line, &settings.format, record);
         if formatted.is_err() || self.queue.try_send(Message::Line(settings.clone(), line)).is_err() {
             self.dropped.inc();
+        }
+    }
+
+    /// Logs a connection that was refused before it could become a request, unless its listener is told not to
+    /// (`DisableListenerLogs`). Never waits.
+    pub fn log_refused(&self, record: &Record<'_>) {
+        if record.listener.access_log.refused {
+            self.log(record);
         }
     }
 
@@ -95,166 +98,36 @@ impl AccessLogger {
     }
 }
 
-/// The writing thread's sinks, opened when first used.
-#[derive(Default)]
-struct Writer {
-    open: HashMap<Sink, BufWriter<Box<dyn Write + Send>>>,
-}
-
-impl Writer {
-    fn run(&mut self, queue: &Receiver<Message>, dropped: &IntCounter) {
-        while let Ok(first) = queue.recv() {
-            // Whatever waits is written before anything is flushed: one system call for many lines under load.
-            for message in std::iter::once(first).chain(queue.try_iter()) {
-                match message {
-                    Message::Line(settings, line) => self.write(&settings.sink, &line, dropped),
-                    Message::Flush(done) => {
-                        self.flush(dropped);
-                        // The one who asked may have stopped waiting.
-                        let _ = done.send(());
-                    }
-                }
-            }
-            self.flush(dropped);
-        }
+/// Writes a record's line with its end.
+fn write_line(line: &mut Vec<u8>, format: &LineFormat, record: &Record<'_>) -> io::Result<()> {
+    match format {
+        LineFormat::Standard => serde_json::to_writer(&mut *line, &Line::of(record))?,
+        LineFormat::Json(format) => serde_json::to_writer(&mut *line, &JsonLine { format, record })?,
+        LineFormat::Text(format) => return fields::write_text(line, format, record),
     }
-
-    fn write(&mut self, sink: &Sink, line: &[u8], dropped: &IntCounter) {
-        if let Err(why) = self.try_write(sink, line) {
-            self.lose(sink, &why, dropped);
-        }
-    }
-
-    fn try_write(&mut self, sink: &Sink, line: &[u8]) -> io::Result<()> {
-        if !self.open.contains_key(sink) {
-            self.open.insert(sink.clone(), BufWriter::new(open(sink)?));
-        }
-        self.open.get_mut(sink).map_or(Ok(()), |writer| writer.write_all(line))
-    }
-
-    fn flush(&mut self, dropped: &IntCounter) {
-        let failed: Vec<_> = self.open.iter_mut().filter_map(|(sink, writer)| Some((sink.clone(), writer.flush().err()?))).collect();
-        failed.iter().for_each(|(sink, why)| self.lose(sink, why, dropped));
-    }
-
-    /// Counts a loss and lets the sink go, with whatever it holds: the next line opens it anew.
-    fn lose(&mut self, sink: &Sink, why: &io::Error, dropped: &IntCounter) {
-        dropped.inc();
-        tracing::warn!(?sink, %why, "access log lines are lost: the sink cannot be written");
-        if let Some(writer) = self.open.remove(sink) {
-            // Not dropped as it is: that would try to write once more.
-            let _ = writer.into_parts();
-        }
-    }
-}
-
-fn open(sink: &Sink) -> io::Result<Box<dyn Write + Send>> {
-    Ok(match sink {
-        Sink::Stdout => Box::new(io::stdout()),
-        Sink::Stderr => Box::new(io::stderr()),
-        Sink::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-    })
-}
-
-/// The 24 keys in their order. Numbers are numbers; what does not apply is `null`.
-#[derive(Serialize)]
-struct Line<'a> {
-    start_time: Start,
-    route_name: Option<&'a str>,
-    method: Option<&'a str>,
-    path: Option<&'a str>,
-    protocol: Option<&'a str>,
-    /// 0 when no status was sent, and for TCP: as Envoy writes it.
-    response_code: u16,
-    response_flags: &'static str,
-    response_code_details: Option<&'a str>,
-    connection_termination_details: Option<&'a str>,
-    bytes_received: u64,
-    bytes_sent: u64,
-    duration: u128,
-    upstream_service_time: Option<u128>,
-    x_forwarded_for: Option<&'a str>,
-    user_agent: Option<&'a str>,
-    request_id: Option<&'a str>,
-    authority: Option<&'a str>,
-    upstream_host: Option<Shown<&'a Address>>,
-    upstream_cluster: Option<&'a str>,
-    upstream_local_address: Option<Shown<SocketAddr>>,
-    downstream_local_address: Option<Shown<SocketAddr>>,
-    downstream_remote_address: Option<Shown<SocketAddr>>,
-    requested_server_name: Option<&'a str>,
-    upstream_transport_failure_reason: Option<&'a str>,
-}
-
-impl<'a> Line<'a> {
-    fn of(record: &Record<'a>) -> Self {
-        let http: Option<&HttpPart<'a>> = record.http.as_ref();
-        Self {
-            start_time: Start(record.start),
-            // Routes have no names yet.
-            route_name: None,
-            method: http.map(|h| h.method),
-            path: http.map(|h| h.path),
-            protocol: http.map(|h| h.version),
-            response_code: http.map_or(0, |h| h.status),
-            response_flags: record.flag.as_str(),
-            response_code_details: http.is_some().then_some(record.details),
-            connection_termination_details: http.is_none().then_some(record.details),
-            bytes_received: record.received,
-            bytes_sent: record.sent,
-            duration: record.duration.as_millis(),
-            upstream_service_time: http.and_then(|h| h.upstream_time).map(|time| time.as_millis()),
-            x_forwarded_for: http.and_then(|h| h.forwarded_for),
-            user_agent: http.and_then(|h| h.user_agent),
-            request_id: http.and_then(|h| h.request_id),
-            authority: http.map(|h| h.authority),
-            upstream_host: record.endpoint.map(Shown),
-            upstream_cluster: record.cluster,
-            upstream_local_address: record.upstream_local.map(Shown),
-            downstream_local_address: record.downstream_local.map(Shown),
-            downstream_remote_address: record.downstream_remote.map(Shown),
-            requested_server_name: record.server_name,
-            upstream_transport_failure_reason: record.transport_failure,
-        }
-    }
-}
-
-/// A value as its text.
-struct Shown<T>(T);
-
-impl<T: fmt::Display> Serialize for Shown<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// A moment in RFC 3339 with milliseconds, UTC.
-struct Start(SystemTime);
-
-impl Serialize for Start {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let at = OffsetDateTime::from(self.0);
-        let (date, (hour, minute, second, milli)) = (at.date(), at.time().as_hms_milli());
-        let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
-        serializer.collect_str(&format_args!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z"))
-    }
+    line.write_all(b"\n")
 }
 
 #[cfg(test)]
 mod tests {
 
+    use std::{collections::HashMap, io::BufWriter, sync::mpsc::Receiver};
+
     use serde_json::{Value, json};
 
-    use super::*;
-    use crate::telemetry::{
-        record::Flag,
-        testing::{http, inbound, record},
+    use super::{writer::Opened, *};
+    use crate::{
+        model::{access_log::Sink, listener::Address},
+        telemetry::{
+            record::{Flag, HttpPart},
+            testing::{http, inbound, record},
+        },
     };
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn file_log(path: &std::path::Path) -> AccessLog {
-        AccessLog { enabled: true, sink: Sink::File(path.to_owned()) }
+        AccessLog { enabled: true, sink: Sink::File(path.to_owned()), ..AccessLog::default() }
     }
 
     fn counter() -> IntCounter {
@@ -299,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn refused_connections_have_a_line_where_that_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let logger = AccessLogger::start(counter()).unwrap();
+        for refused in [false, true] {
+            let listener = inbound(AccessLog { refused, ..file_log(&path) }, 0);
+            logger.log_refused(&Record { details: "tls_handshake_failed", ..record(&listener) });
+        }
+        assert!(logger.flush(PATIENCE));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains(r#""connection_termination_details":"tls_handshake_failed""#), "{text}");
+    }
+
+    #[test]
     fn nothing_is_written_where_the_log_is_off() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
@@ -338,8 +226,9 @@ mod tests {
     #[test]
     fn a_stuck_sink_never_holds_up_the_data_path() {
         let (release, gate) = mpsc::channel();
-        let sink: BufWriter<Box<dyn Write + Send>> = BufWriter::with_capacity(0, Box::new(Stuck(gate)));
-        let (dropped, listener) = (counter(), inbound(AccessLog { enabled: true, sink: Sink::Stdout }, 0));
+        let stuck: Box<dyn Write + Send> = Box::new(Stuck(gate));
+        let sink = Opened { writer: BufWriter::with_capacity(0, stuck), file: None };
+        let (dropped, listener) = (counter(), inbound(AccessLog { enabled: true, ..AccessLog::default() }, 0));
         let logger = AccessLogger::start_with(dropped.clone(), Writer { open: HashMap::from([(Sink::Stdout, sink)]) }).unwrap();
         let sent = QUEUE + 100;
         (0..sent).for_each(|_| logger.log(&record(&listener)));

@@ -6,6 +6,7 @@
 mod grown;
 mod listener;
 mod pulled;
+mod scope;
 
 use std::{
     collections::HashMap,
@@ -20,8 +21,11 @@ use prometheus::{
     proto::LabelPair,
 };
 
-pub use self::listener::ListenerMetrics;
 use self::pulled::Pulled;
+pub use self::{
+    listener::{ListenerMetrics, RequestInFlight},
+    scope::Scope,
+};
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.
@@ -148,6 +152,8 @@ struct Families {
     opened: IntCounterVec,
     closed: IntCounterVec,
     active: IntGaugeVec,
+    active_requests: IntGaugeVec,
+    grpc_requests: IntCounterVec,
     bytes: IntCounterVec,
     tls_failures: IntCounterVec,
     decisions: IntCounterVec,
@@ -180,6 +186,12 @@ impl Families {
             opened: counter("aralez_connections_opened_total", "Connections accepted", &[])?,
             closed: counter("aralez_connections_closed_total", "Connections ended", &[])?,
             active: gauge("aralez_connections_active", "Connections open now", &[])?,
+            active_requests: gauge("aralez_requests_active", "HTTP requests in flight now", &[])?,
+            grpc_requests: counter(
+                "aralez_grpc_requests_total",
+                "Finished gRPC calls by method, on listeners of protocol grpc",
+                &["grpc_service", "grpc_method"],
+            )?,
             bytes: counter("aralez_bytes_total", "Body and stream bytes, as seen from the client's side", &["dir"])?,
             tls_failures: counter("aralez_tls_failures_total", "Handshakes with clients that failed", &["reason"])?,
             decisions: counter("aralez_intention_decisions_total", "Verdicts on callers", &["action", "reason"])?,
@@ -203,9 +215,10 @@ impl Families {
                 &self.tls_failures,
                 &self.decisions,
                 &self.retries,
+                &self.grpc_requests,
             ];
             counters.into_iter().for_each(|family| remove_series(family, &key));
-            [&self.active, &self.endpoints].into_iter().for_each(|family| remove_series(family, &key));
+            [&self.active, &self.active_requests, &self.endpoints].into_iter().for_each(|family| remove_series(family, &key));
             remove_series(&self.request_duration, &key);
         }
     }

@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod log;
 pub mod metrics;
 pub mod record;
+pub mod statsd;
 #[cfg(test)]
 pub(crate) mod testing;
 

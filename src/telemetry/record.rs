@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::HeaderMap;
 use serde::Serialize;
 
 use crate::model::{
@@ -97,6 +98,16 @@ pub struct HttpPart<'a> {
     pub request_id: Option<&'a str>,
     /// From the request being forwarded to the first byte of the answer.
     pub upstream_time: Option<Duration>,
+    /// The request's headers as they came.
+    pub request: &'a HeaderMap,
+    /// The headers of the answer as it was sent, if one was.
+    pub response: Option<&'a HeaderMap>,
+    /// The answer's trailers, if there were any and somebody kept them.
+    pub trailers: Option<&'a HeaderMap>,
+    /// From the start to the last byte of the request.
+    pub request_time: Option<Duration>,
+    /// From the start to the first byte of the endpoint's answer.
+    pub response_time: Option<Duration>,
 }
 
 /// One finished request or connection.
@@ -134,6 +145,16 @@ pub struct Record<'a> {
     pub downstream_remote: Option<SocketAddr>,
     /// The server name that the client asked for in TLS.
     pub server_name: Option<&'a str>,
+    /// The version of TLS spoken with the client, for example `TLSv1.3`.
+    pub tls_version: Option<&'a str>,
+    /// Why the client's handshake failed.
+    pub downstream_failure: Option<&'a str>,
     /// Why connecting to the endpoint failed.
     pub transport_failure: Option<&'a str>,
+    /// The route taken, by its name.
+    pub route: Option<&'a str>,
+    /// How many endpoints it was offered to.
+    pub attempts: u32,
+    /// Counts the connections of this process: all requests of one connection have one number.
+    pub connection: u64,
 }

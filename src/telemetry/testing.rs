@@ -1,9 +1,11 @@
 //! Listeners and records for tests.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
+
+use http::HeaderMap;
 
 use crate::{
     model::{
@@ -19,6 +21,8 @@ use crate::{
     },
     telemetry::record::{Flag, HttpPart, Record},
 };
+
+static NO_HEADERS: OnceLock<HeaderMap> = OnceLock::new();
 
 /// The ID of a service of the test mesh.
 pub(crate) fn id(service: &str) -> SpiffeId {
@@ -85,7 +89,12 @@ pub(crate) fn record(listener: &Listener) -> Record<'_> {
         downstream_local: None,
         downstream_remote: None,
         server_name: None,
+        tls_version: None,
+        downstream_failure: None,
         transport_failure: None,
+        route: None,
+        attempts: 0,
+        connection: 0,
     }
 }
 
@@ -102,5 +111,10 @@ pub(crate) fn http(status: u16) -> HttpPart<'static> {
         user_agent: None,
         request_id: None,
         upstream_time: None,
+        request: NO_HEADERS.get_or_init(HeaderMap::new),
+        response: None,
+        trailers: None,
+        request_time: None,
+        response_time: None,
     }
 }

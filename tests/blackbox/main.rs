@@ -12,6 +12,7 @@ mod intentions;
 mod lifecycle;
 mod listeners;
 mod local;
+mod observability;
 mod protocols;
 mod readiness;
 mod telemetry;

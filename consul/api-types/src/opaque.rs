@@ -64,6 +64,8 @@ pub struct ProxyConfig {
     pub envoy_stats_tags: Vec<String>,
     /// Time between two sendings of metrics.
     pub envoy_stats_flush_interval: Option<Duration>,
+    /// A setting of Aralez's own, which Consul passes on: the first part of the names in StatsD and DogStatsD lines.
+    pub aralez_statsd_prefix: Option<String>,
     /// The keys present that Consul knows and that mean something to Envoy or the built-in proxy only, as written.
     pub foreign: Vec<String>,
     /// The keys present that Consul does not know, as written.
@@ -107,6 +109,7 @@ impl ProxyConfig {
             envoy_dogstatsd_url: reader.take("envoy_dogstatsd_url", text),
             envoy_stats_tags: reader.take("envoy_stats_tags", texts).unwrap_or_default(),
             envoy_stats_flush_interval: reader.take("envoy_stats_flush_interval", duration),
+            aralez_statsd_prefix: reader.take("aralez_statsd_prefix", text),
             foreign: reader.take_names(&FOREIGN_PROXY_KEYS),
             unknown: reader.rest(),
         };

@@ -22,7 +22,7 @@ const LARGEST: usize = 1 << 20;
 const LOOK: Duration = Duration::from_secs(3);
 
 /// Tokens that no key fits lead to one fetch in this time, however many there are.
-const BETWEEN_ASKED: Duration = Duration::from_secs(10);
+const BETWEEN_ASKED: Duration = Duration::from_secs(5);
 
 /// The pauses after failures beyond those that the retry policy covers.
 const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));

@@ -10,6 +10,7 @@
 
 mod address;
 mod chain;
+mod checks;
 mod client;
 mod decode;
 mod default_policy;
@@ -21,6 +22,7 @@ mod keys;
 mod leaf;
 mod mesh;
 mod names;
+mod query;
 mod registration;
 mod roots;
 mod supervisor;
@@ -50,10 +52,11 @@ use super::{
 use crate::{
     config::agent::ProxySelector,
     model::{
+        cluster::Endpoint,
         identity::ServiceName,
         intention::DefaultPolicy,
         jwt::ProviderEntry,
-        registration::{Chain, Registration, UpstreamKey},
+        registration::{Chain, ExposedCheck, Registration, UpstreamKey},
     },
 };
 
@@ -86,6 +89,10 @@ enum Found {
     Registration(Arc<Registration>),
     Gone,
     Chain(UpstreamKey, Result<Arc<Chain>, String>),
+    /// The exposed checks of the app.
+    Checks(Vec<ExposedCheck>),
+    /// A prepared query was executed: what it comes to, and the instances.
+    Queried(UpstreamKey, Arc<Chain>, Arc<[Arc<Endpoint>]>),
 }
 
 /// What every watch of one sidecar works with.

@@ -9,7 +9,7 @@ use tracing::info;
 use super::{
     Context, Found, RunError,
     client::{At, Client},
-    decode::registration as decode,
+    decode::{observability::ignored as ignored_in, registration as decode},
     names::follow,
     watch::{Event, watch},
 };
@@ -58,9 +58,10 @@ pub(super) async fn run(context: &Context, id: &str) {
     let asking = watch(&context.client, &query, POLL, &state, |event| {
         match event {
             Event::Value(service, _) => {
-                let now = decode::ignored(&service);
+                let now = ignored_in(&service);
                 if now != ignored && !now.is_empty() {
-                    info!(settings = ?now, "settings of the registration that mean nothing here");
+                    let settings: Vec<&str> = now.iter().map(|setting| setting.path.as_str()).collect();
+                    info!(?settings, "settings of the registration that mean nothing here; /snapshot of the admin API says why");
                 }
                 ignored = now;
                 latest.send_replace(Some(Some(Arc::new(service))));

@@ -15,13 +15,16 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error};
 
-use super::{Context, Found, chain, default_policy, endpoints, endpoints::View, intentions, jwt, keys, leaf, mesh, registration, roots};
+use super::{
+    Context, Found, chain, checks, default_policy, endpoints, endpoints::View, intentions, jwt, keys, leaf, mesh, query, registration,
+    roots,
+};
 use crate::{
     control::reconciler::Change,
     model::{
         identity::ServiceName,
         jwt::{KeyPlace, KeySource, ProviderEntry},
-        registration::{Chain, Registration, UpstreamKey},
+        registration::{Chain, Registration, UpstreamConfig, UpstreamKey},
     },
 };
 
@@ -41,6 +44,8 @@ enum Source {
     DefaultPolicy(ServiceName, Arc<str>),
     Chain(UpstreamKey, DiscoveryChain),
     Endpoints(HealthConnect, Locality),
+    Query(UpstreamConfig, Arc<str>),
+    Checks(Arc<str>),
 }
 
 /// Whether instances are in our own datacenter.
@@ -140,6 +145,15 @@ impl Supervisor {
                 }
                 self.context.feed.send(Change::Chain { upstream, chain });
             }
+            Found::Checks(checks) => self.context.feed.send(Change::ExposedChecks(checks)),
+            Found::Queried(upstream, chain, endpoints) => {
+                for target in &chain.targets {
+                    let (upstream, endpoints) = (upstream.clone(), endpoints.clone());
+                    let known = Change::Endpoints { upstream: upstream.clone(), target: target.id.clone(), endpoints };
+                    self.context.feed.send(Change::Chain { upstream, chain: Ok(chain.clone()) });
+                    self.context.feed.send(known);
+                }
+            }
         }
     }
 
@@ -172,7 +186,14 @@ impl Supervisor {
                 wanted.insert(Source::Keys(place.clone()), Vec::new());
             }
         }
+        if let Some(service) = &registration.exposes_checks {
+            wanted.insert(Source::Checks(service.clone()), Vec::new());
+        }
         for upstream in &registration.upstreams {
+            if upstream.is_query {
+                wanted.insert(Source::Query(upstream.clone(), registration.datacenter.clone()), Vec::new());
+                continue;
+            }
             wanted.insert(Source::Chain(upstream.key.clone(), chain::query(upstream)), Vec::new());
             // A target under resolvers that differ in balancing stands more than once; its instances are asked for and told once.
             let mut told = HashSet::new();
@@ -231,6 +252,8 @@ async fn run(context: Context, id: Arc<str>, source: Source, views: slot::Receiv
         Source::Keys(place) => keys::run(&context, &place).await,
         Source::DefaultPolicy(service, datacenter) => default_policy::run(&context, &service, &datacenter).await,
         Source::Chain(upstream, query) => chain::run(&context, &upstream, &query).await,
+        Source::Query(upstream, own) => query::run(&context, &upstream.key, &upstream, &own).await,
+        Source::Checks(service) => checks::run(&context, &service).await,
         Source::Endpoints(query, locality) => endpoints::run(&context, &query, locality == Locality::Own, views).await,
     }
 }

@@ -15,7 +15,10 @@ use crate::{
         reconciler,
         testing::{Pems, TRUST_DOMAIN, pems},
     },
-    model::listener::Role,
+    model::{
+        jwt::{Provider, Unverified},
+        listener::Role,
+    },
     snapshot::{self, Snapshot, Subscriber},
 };
 
@@ -25,6 +28,8 @@ struct World {
     pems: Pems,
     registrations: Vec<Value>,
     instances: Value,
+    intentions: Value,
+    providers: Value,
 }
 
 impl World {
@@ -50,7 +55,9 @@ impl World {
             },
             "GET /v1/agent/connect/ca/roots" => found(json!({"TrustDomain": TRUST_DOMAIN, "Roots": [{"RootCert": self.pems.root}]})),
             "GET /v1/agent/connect/ca/leaf/web" => found(json!({"CertPEM": self.pems.leaf, "PrivateKeyPEM": self.pems.key})),
-            "GET /v1/connect/intentions/match" => found(json!({"web": []})),
+            "GET /v1/connect/intentions/match" => found(json!({"web": self.intentions})),
+            "GET /v1/config/jwt-provider" if self.providers.is_null() => Reply::Now(403, Vec::new(), "Permission denied".to_owned()),
+            "GET /v1/config/jwt-provider" => found(self.providers.clone()),
             "POST /v1/agent/connect/authorize" => found(json!({"Authorized": false, "Reason": "Default intention policy"})),
             "GET /v1/config/mesh/mesh" => Reply::Now(404, headers, "Config entry not found".to_owned()),
             "POST /v1/discovery-chain/api" => found(json!({"Chain": {"Protocol": "tcp", "StartNode": "resolver:api",
@@ -79,7 +86,8 @@ struct Bench {
 
 impl Bench {
     async fn start(registrations: Vec<Value>) -> Self {
-        let world = World { version: 1, pems: pems("web"), registrations, instances: json!([]) };
+        let world =
+            World { version: 1, pems: pems("web"), registrations, instances: json!([]), intentions: json!([]), providers: json!([]) };
         let world = Arc::new(Mutex::new(world));
         let known = world.clone();
         let agent = Agent::start(move |question| known.lock().answer(question)).await;
@@ -189,4 +197,125 @@ async fn several_proxies_of_one_service_are_an_error_that_lists_them() {
     let bench = Bench::start(proxies.into()).await;
     let error = bench.source.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("WEB-1") && error.contains("second-proxy, web-1-sidecar-proxy"), "{error}");
+}
+
+/// Who issues tokens of `okta`, as the listener knows it.
+fn provider(snapshot: &Snapshot) -> Option<Arc<Provider>> {
+    let listener = snapshot.listeners.values().find_map(|l| if let Role::Inbound(inbound) = &l.role { Some(inbound) } else { None })?;
+    listener.providers.get("okta").cloned()
+}
+
+/// The bench with an intention that asks for a token of `okta`.
+async fn asking_for_tokens(providers: Value) -> Bench {
+    let bench = Bench::start(Vec::new()).await;
+    bench.change(|world| {
+        let jwt = json!({"Providers": [{"Name": "okta"}]});
+        world.intentions = json!([{"SourceName": "api", "DestinationName": "web", "Precedence": 9, "Action": "allow", "JWT": jwt}]);
+        world.providers = providers;
+        world.registrations = vec![sidecar("web-1-sidecar-proxy", json!([]))];
+    });
+    bench
+}
+
+/// A key set with one key of that id.
+fn key_set(id: &str) -> String {
+    let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    json!({"keys": [{"kid": id, "kty": "OKP", "crv": "Ed25519", "x": x}]}).to_string()
+}
+
+/// Whether the provider's keys have a key of that id.
+fn knows(provider: Option<Arc<Provider>>, id: &str) -> bool {
+    let keys = provider.and_then(|provider| provider.keys.clone().ok());
+    keys.is_some_and(|keys| keys.verify("EdDSA", Some(id), b"", b"") == Err(Unverified::Signature))
+}
+
+/// A key server, and what it answers: `None` is 500.
+async fn key_server(set: Option<String>) -> (Agent, Arc<Mutex<Option<String>>>) {
+    let answer = Arc::new(Mutex::new(set));
+    let said = answer.clone();
+    let server = Agent::start(move |_| match &*said.lock() {
+        Some(set) => Reply::Now(200, Vec::new(), set.clone()),
+        None => Reply::Now(500, Vec::new(), String::new()),
+    });
+    (server.await, answer)
+}
+
+fn remote(server: &Agent, seconds: u64) -> Value {
+    let remote = json!({"URI": format!("http://{}/keys", server.address), "CacheDuration": seconds * 1_000_000_000});
+    json!([{"Name": "okta", "Issuer": "okta", "JSONWebKeySet": {"Remote": remote}}])
+}
+
+#[tokio::test]
+async fn token_issuers_are_watched_only_while_an_intention_names_them() {
+    let (server, _) = key_server(Some(key_set("one"))).await;
+    let mut bench = asking_for_tokens(remote(&server, 300)).await;
+    bench.snapshot(|s| knows(provider(s), "one")).await;
+    let keys = format!("keys http://{}/keys", server.address);
+    let mut all = [ALONE.as_slice(), &["jwt providers", &keys]].concat();
+    all.sort_unstable();
+    bench.watching(&all).await;
+    bench.change(|world| world.intentions = json!([]));
+    bench.snapshot(|s| !s.listeners.is_empty() && provider(s).is_none()).await;
+    bench.watching(&ALONE).await;
+}
+
+#[tokio::test]
+async fn a_key_server_that_is_down_holds_nothing_back_and_is_asked_again() {
+    let (server, answer) = key_server(None).await;
+    let mut bench = asking_for_tokens(remote(&server, 300)).await;
+    let snapshot = bench.snapshot(|s| !s.listeners.is_empty()).await;
+    assert!(provider(&snapshot).unwrap().keys.as_ref().unwrap_err().contains("it answered 500"));
+    assert!(snapshot.problems.iter().any(|p| p.path == "jwt provider okta" && p.why.contains("500")), "{:?}", snapshot.problems);
+    *answer.lock() = Some(key_set("one"));
+    let snapshot = bench.snapshot(|s| knows(provider(s), "one")).await;
+    assert!(!snapshot.problems.iter().any(|p| p.path == "jwt provider okta"));
+}
+
+#[tokio::test]
+async fn rotated_keys_are_found_in_time_and_an_outage_keeps_the_last_ones() {
+    let (server, answer) = key_server(Some(key_set("one"))).await;
+    let mut bench = asking_for_tokens(remote(&server, 1)).await;
+    bench.snapshot(|s| knows(provider(s), "one")).await;
+    *answer.lock() = None;
+    let failing = async {
+        while !bench.watches.snapshot().iter().any(|w| w.name.starts_with("keys ") && w.failures > 1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), failing).await.unwrap();
+    assert!(knows(provider(&bench.snapshots.current()), "one"));
+    *answer.lock() = Some(key_set("two"));
+    let snapshot = bench.snapshot(|s| knows(provider(s), "two")).await;
+    assert!(!knows(provider(&snapshot), "one"));
+}
+
+#[tokio::test]
+async fn a_token_that_no_key_fits_makes_the_keys_be_fetched_early() {
+    let (server, answer) = key_server(Some(key_set("one"))).await;
+    let mut bench = asking_for_tokens(remote(&server, 3600)).await;
+    bench.snapshot(|s| knows(provider(s), "one")).await;
+    *answer.lock() = Some(key_set("two"));
+    assert!(!knows(provider(&bench.snapshots.current()), "two"));
+    bench.snapshot(|s| knows(provider(s), "two")).await;
+}
+
+#[tokio::test]
+async fn keys_in_a_file_are_read_again_when_it_changes() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), key_set("one")).unwrap();
+    let providers = json!([{"Name": "okta", "Issuer": "okta", "JSONWebKeySet": {"Local": {"Filename": file.path()}}}]);
+    let mut bench = asking_for_tokens(providers).await;
+    bench.snapshot(|s| knows(provider(s), "one")).await;
+    std::fs::write(file.path(), key_set("two")).unwrap();
+    bench.snapshot(|s| knows(provider(s), "two")).await;
+}
+
+#[tokio::test]
+async fn issuers_that_are_absent_or_may_not_be_read_hold_nothing_back() {
+    for (providers, why) in [(json!([{"Name": "auth0"}]), "no such config entry"), (Value::Null, "403")] {
+        let mut bench = asking_for_tokens(providers).await;
+        let snapshot = bench.snapshot(|s| !s.listeners.is_empty()).await;
+        assert!(provider(&snapshot).is_none());
+        assert!(snapshot.problems.iter().any(|p| p.path == "jwt provider okta" && p.why.contains(why)), "{:?}", snapshot.problems);
+    }
 }

@@ -13,7 +13,8 @@ use crate::{
         identity::{DEFAULT, ServiceName},
         intention::{Intention, Pattern, Rule, Source},
         listener::{Address, Bind},
-        registration::{Chain, Registration, Target, UpstreamConfig, UpstreamKey},
+        metrics::MetricsConfig,
+        registration::{Chain, Naming, Registration, Target, UpstreamConfig, UpstreamKey},
         route::{self, RouteTable},
     },
 };
@@ -41,6 +42,7 @@ impl PlannedService {
         let upstream = |upstream: &PlannedUpstream| UpstreamConfig {
             key: key(upstream),
             destination: ServiceName::local(&upstream.destination),
+            is_query: false,
             datacenter: None,
             bind: bind(upstream.address),
             protocol: None,
@@ -63,9 +65,12 @@ impl PlannedService {
             local_idle_timeout: Some(IDLE_TIMEOUT),
             max_inbound_connections: None,
             exposed: Vec::new(),
+            exposes_checks: None,
             access_log: AccessLog::default(),
+            metrics: MetricsConfig::nowhere(ServiceName::local(&self.name), DATACENTER),
             upstreams: self.upstreams.iter().map(upstream).collect(),
             problems: Vec::new(),
+            ignored: Vec::new(),
         }
     }
 }
@@ -82,7 +87,7 @@ impl Plan {
                     id: target.clone(),
                     service: ServiceName::local(&destination.name),
                     datacenter: DATACENTER.into(),
-                    sni: format!("{}.{DEFAULT}.{DATACENTER}.internal.{TRUST_DOMAIN}", destination.name).into(),
+                    naming: Naming::Chain(format!("{}.{DEFAULT}.{DATACENTER}.internal.{TRUST_DOMAIN}", destination.name).into()),
                     connect_timeout: CONNECT_TIMEOUT,
                     balance: BalancePolicy::default(),
                     filter: "".into(),

@@ -20,7 +20,6 @@ mod weighted;
 
 pub use balancer::Balancer;
 pub use draw::Draw;
-pub use round_robin::RoundRobin;
 pub use slow_start::warmth;
 
 /// What a policy asks about the endpoints of its cluster, each by its place.

@@ -11,7 +11,8 @@ use crate::model::{
     cluster::TargetId,
     intention::{Action, Pattern, Rule, Source},
     listener::Address,
-    registration::{EndpointsByTarget, UpstreamKey},
+    metrics::MetricsConfig,
+    registration::{EndpointsByTarget, Naming, UpstreamKey},
     route::RouteTable,
     testing::Ca,
 };
@@ -36,10 +37,12 @@ fn registration(upstream_port: u16) -> Registration {
         local_idle_timeout: None,
         max_inbound_connections: None,
         exposed: Vec::new(),
+        exposes_checks: None,
         access_log: AccessLog::default(),
         upstreams: vec![UpstreamConfig {
             key: UpstreamKey("api".into()),
             destination: ServiceName::local("api"),
+            is_query: false,
             datacenter: None,
             bind: Bind { address: tcp(upstream_port), mode: None },
             protocol: None,
@@ -50,7 +53,9 @@ fn registration(upstream_port: u16) -> Registration {
             sticky: None,
             slow_start: None,
         }],
+        metrics: MetricsConfig::nowhere(ServiceName::local("web"), "dc1"),
         problems: Vec::new(),
+        ignored: Vec::new(),
     }
 }
 
@@ -59,7 +64,7 @@ fn target() -> Target {
         id: TargetId(TARGET.into()),
         service: ServiceName::local("api"),
         datacenter: "dc1".into(),
-        sni: "api.default.dc1.internal.test".into(),
+        naming: Naming::Chain("api.default.dc1.internal.test".into()),
         connect_timeout: Duration::from_secs(5),
         balance: BalancePolicy::default(),
         filter: "".into(),
@@ -88,7 +93,9 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
         intentions: Some(Vec::new()),
         default_policy: Some(DefaultPolicy::Allow),
         mesh: Some(MeshConfig::default()),
+        tokens: TokenInputs::default(),
         upstreams: BTreeMap::from([(UpstreamKey("api".into()), upstream)]),
+        ..SidecarInputs::default()
     }
 }
 

@@ -63,3 +63,68 @@ fn keys(source: &KeySource, tokens: &TokenInputs) -> Result<Arc<KeySet>, Arc<str
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use super::*;
+    use crate::model::{
+        jwt::{RemoteKeys, Trust},
+        secret::Secret,
+    };
+
+    const KEYS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    fn place(asynchronous: bool) -> KeyPlace {
+        KeyPlace::Remote(Arc::new(RemoteKeys {
+            url: Secret::new("http://issuer.example/keys"),
+            shown: "http://issuer.example/keys".into(),
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            lifetime: Duration::from_secs(300),
+            asynchronous,
+            retries: 0,
+            back_off: (Duration::from_secs(1), Duration::from_secs(10)),
+            trust: Trust::System,
+        }))
+    }
+
+    fn entry(name: &str, keys: KeySource) -> Arc<ProviderEntry> {
+        Arc::new(ProviderEntry {
+            name: name.into(),
+            issuer: "i".into(),
+            audiences: Vec::new(),
+            locations: Vec::new(),
+            forwarding: None,
+            clock_skew: Duration::ZERO,
+            cache_size: 0,
+            keys,
+        })
+    }
+
+    fn inputs(entries: Vec<Arc<ProviderEntry>>) -> TokenInputs {
+        TokenInputs { required: BTreeSet::from(["okta".into()]), entries: Some(Ok(entries)), ..TokenInputs::default() }
+    }
+
+    #[test]
+    fn the_start_waits_for_entries_and_one_outcome_of_their_keys() {
+        let watched = inputs(vec![entry("okta", KeySource::Place(place(false))), entry("auth0", KeySource::Place(place(true)))]);
+        assert_eq!(awaited(&watched).as_deref(), Some("keys of jwt provider okta"));
+        for outcome in [Err("500".to_owned()), KeySet::parse(KEYS.as_bytes()).map(Arc::new)] {
+            assert_eq!(awaited(&TokenInputs { keys: [(place(false), outcome)].into(), ..watched.clone() }), None);
+        }
+        assert_eq!(awaited(&inputs(vec![entry("okta", KeySource::Place(place(true)))])), None);
+        assert_eq!(awaited(&inputs(Vec::new())), None);
+        assert_eq!(awaited(&TokenInputs { entries: None, ..watched.clone() }).as_deref(), Some("jwt providers"));
+        assert_eq!(awaited(&TokenInputs { required: BTreeSet::new(), entries: None, ..watched }), None);
+    }
+
+    #[test]
+    fn keys_that_nothing_asks_for_are_forgotten() {
+        let mut tokens = inputs(vec![entry("okta", KeySource::Place(place(false))), entry("auth0", KeySource::Place(place(true)))]);
+        tokens.keys = [(place(false), Err(String::new())), (place(true), Err(String::new()))].into();
+        tokens.forget();
+        assert!(tokens.keys.len() == 1 && tokens.keys.contains_key(&place(false)));
+    }
+}

@@ -9,7 +9,7 @@ use crate::{
     model::{
         identity::{ServiceName, SpiffeId},
         intention::Action,
-        listener::{Listener, ListenerKey, Role},
+        listener::{Listener, ListenerKey, Protocol, Role},
     },
     telemetry::record::{Flag, HttpPart, Record},
 };
@@ -19,6 +19,9 @@ const MAX_PEERS: usize = 200;
 
 /// Most words (reasons, outcomes) that have a series of their own on a listener.
 const MAX_WORDS: usize = 50;
+
+/// Most gRPC methods that have a series of their own on a listener.
+const MAX_METHODS: usize = 200;
 
 /// The label of everything past a cap.
 const OTHER: &str = "other";
@@ -38,6 +41,9 @@ pub struct ListenerMetrics {
     opened: IntCounter,
     closed: IntCounter,
     active: IntGauge,
+    active_requests: IntGauge,
+    /// By the path `/service/method`; only where gRPC is spoken.
+    grpc_methods: Option<Grown<String, IntCounter>>,
     received: IntCounter,
     sent: IntCounter,
     allowed: Grown<String, IntCounter>,
@@ -47,6 +53,16 @@ pub struct ListenerMetrics {
     peers: Grown<ServiceName, Arc<Peer>>,
     unnamed_peer: OnceLock<Arc<Peer>>,
     other_peers: OnceLock<Arc<Peer>>,
+}
+
+/// A request that counts as active as long as this lives.
+#[derive(Debug)]
+pub struct RequestInFlight(IntGauge);
+
+impl Drop for RequestInFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Which end of a call the peer is.
@@ -74,6 +90,8 @@ impl ListenerMetrics {
             opened: families.opened.with_label_values(&labels),
             closed: families.closed.with_label_values(&labels),
             active: families.active.with_label_values(&labels),
+            active_requests: families.active_requests.with_label_values(&labels),
+            grpc_methods: (listener.protocol == Protocol::Grpc).then(Grown::default),
             received: families.bytes.with_label_values(&with(&labels, ["received"])),
             sent: families.bytes.with_label_values(&with(&labels, ["sent"])),
             allowed: Grown::default(),
@@ -93,7 +111,8 @@ impl ListenerMetrics {
 
     /// Whether the labels of these series are those of a listener.
     pub(super) fn speaks_of(&self, listener: &Listener) -> bool {
-        self.service == listener.service && self.side == Side::of(&listener.role)
+        let grpc = listener.protocol == Protocol::Grpc;
+        self.service == listener.service && self.side == Side::of(&listener.role) && self.grpc_methods.is_some() == grpc
     }
 
     /// A connection was accepted.
@@ -106,6 +125,12 @@ impl ListenerMetrics {
     pub fn connection_closed(&self) {
         self.closed.inc();
         self.active.dec();
+    }
+
+    /// A request began; it is active until what is returned is dropped.
+    pub fn request_began(&self) -> RequestInFlight {
+        self.active_requests.inc();
+        RequestInFlight(self.active_requests.clone())
     }
 
     /// A handshake with a client failed. `reason` is one of a few stable words.
@@ -139,6 +164,9 @@ impl ListenerMetrics {
     pub fn record(&self, record: &Record<'_>) {
         self.received.inc_by(record.received);
         self.sent.inc_by(record.sent);
+        if let (Some(methods), Some(http)) = (&self.grpc_methods, &record.http) {
+            self.grpc_call(methods, http.path);
+        }
         let peer = match self.side {
             Side::Inbound => record.source.and_then(SpiffeId::as_service),
             Side::Outbound(_) => record.destination,
@@ -147,6 +175,17 @@ impl ListenerMetrics {
         let make = || Arc::new(self.peer(&name.to_string()));
         let rest = || self.other_peers.get_or_init(|| Arc::new(self.peer(OTHER))).clone();
         self.peers.with(name, MAX_PEERS, make, rest, |peer| peer.record(self, record));
+    }
+
+    /// Counts a call of a gRPC method; what is no `/service/method` is none.
+    fn grpc_call(&self, methods: &Grown<String, IntCounter>, path: &str) {
+        let path = path.split('?').next().unwrap_or(path);
+        let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else { return };
+        if service.is_empty() || method.is_empty() || method.contains('/') {
+            return;
+        }
+        let series = |own| self.families.grpc_requests.with_label_values(&with(&self.labels, own));
+        methods.with(path, MAX_METHODS, || series([service, method]), || series([OTHER, OTHER]), IntCounter::inc);
     }
 
     fn unnamed_peer(&self) -> Peer {

@@ -7,11 +7,10 @@ use std::{
     time::Duration,
 };
 
-use consul_api_types::{AccessLogs, AgentService, ConfigError, Proxy, ProxyConfig, UpstreamConfig};
+use consul_api_types::{AgentService, ConfigError, Proxy, ProxyConfig};
 
-use super::{super::names::Resolved, expose, upstream};
+use super::{super::names::Resolved, expose, observability, upstream};
 use crate::model::{
-    access_log::{AccessLog, Sink},
     identity::{DEFAULT, ServiceName},
     listener::{Address, Bind, Protocol},
     registration::{Registration, Unusable},
@@ -37,20 +36,6 @@ pub fn hosts(service: &AgentService) -> BTreeSet<String> {
     app.into_iter().chain([bind]).filter(|host| !host.is_empty() && host.parse::<IpAddr>().is_err()).collect()
 }
 
-/// The keys of the opaque settings that mean nothing here, sorted: those of Envoy's own language, and unknown ones.
-pub fn ignored(service: &AgentService) -> Vec<String> {
-    let Some(proxy) = &service.proxy else { return Vec::new() };
-    let config = ProxyConfig::read(&proxy.config).0;
-    let own = config.foreign.into_iter().chain(config.unknown).map(|key| format!("Proxy.Config.{key}"));
-    let upstreams = proxy.upstreams.iter().enumerate().flat_map(|(at, upstream)| {
-        let unknown = UpstreamConfig::read(&upstream.config).0.unknown;
-        unknown.into_iter().map(move |key| format!("Proxy.Upstreams[{at}].Config.{key}"))
-    });
-    let mut all: Vec<String> = own.chain(upstreams).collect();
-    all.sort();
-    all
-}
-
 /// Decodes a registration. What cannot be read in it is in its problems; the rest lives.
 ///
 /// # Errors
@@ -73,19 +58,14 @@ pub fn registration(service: &AgentService, names: &Resolved) -> Result<Registra
             advice: "name each upstream with a LocalBindPort; those are served".to_owned(),
         });
     }
-    if proxy.expose.checks {
-        problems.push(Unusable {
-            path: "Proxy.Expose.Checks".to_owned(),
-            why: "exposed checks are not supported yet".to_owned(),
-            advice: "name the paths in Proxy.Expose.Paths".to_owned(),
-        });
-    }
     let own = name(&service.partition, &service.namespace, &proxy.destination_service_name);
     let upstreams = upstream::upstreams(&proxy.upstreams, &own, &mut problems);
     let limited = |timeout: Option<Duration>, default| timeout.map_or(Some(default), |t| (!t.is_zero()).then_some(t));
     let bind = bind(service, &config, names)?;
     let app = app(proxy, names, &mut problems);
+    let exposes_checks = proxy.expose.checks.then(|| proxy.destination_service_id.as_str().into());
     Ok(Registration {
+        exposes_checks,
         exposed: expose::paths(&proxy.expose.paths, &bind, &app, &mut problems),
         proxy_id: service.id.as_str().into(),
         datacenter: service.datacenter.as_str().into(),
@@ -96,7 +76,9 @@ pub fn registration(service: &AgentService, names: &Resolved) -> Result<Registra
         local_request_timeout: limited(config.local_request_timeout, LOCAL_REQUEST_TIMEOUT),
         local_idle_timeout: limited(config.local_idle_timeout, LOCAL_IDLE_TIMEOUT),
         max_inbound_connections: config.max_inbound_connections.filter(|limit| *limit > 0),
-        access_log: access_log(proxy.access_logs.as_ref(), &mut problems),
+        access_log: observability::access_log(proxy.access_logs.as_ref(), &mut problems),
+        metrics: observability::metrics(&config, &own, &service.datacenter, &mut problems),
+        ignored: observability::ignored(service),
         service: own,
         upstreams,
         problems,
@@ -157,37 +139,16 @@ fn app(proxy: &Proxy, names: &Resolved, problems: &mut Vec<Unusable>) -> Address
     }
 }
 
-fn access_log(logs: Option<&AccessLogs>, problems: &mut Vec<Unusable>) -> AccessLog {
-    let Some(logs) = logs.filter(|logs| logs.enabled) else { return AccessLog::default() };
-    let mut refuse = |key: &str, why: String, advice: &str| {
-        problems.push(Unusable { path: format!("Proxy.AccessLogs.{key}"), why, advice: advice.to_owned() });
-    };
-    let sink = match logs.sink.as_str() {
-        "" | "stdout" => Sink::Stdout,
-        "stderr" => Sink::Stderr,
-        "file" if !logs.path.is_empty() => Sink::File(PathBuf::from(&logs.path)),
-        "file" => {
-            refuse("Path", "it is empty although the type is file".to_owned(), "lines go to standard output until it is set");
-            Sink::Stdout
-        }
-        other => {
-            refuse("Type", format!("{other:?} is not known"), "lines go to standard output; use stdout, stderr or file");
-            Sink::Stdout
-        }
-    };
-    if !logs.json_format.is_empty() || !logs.text_format.is_empty() {
-        refuse("JSONFormat", "formats of one's own are not supported yet".to_owned(), "lines have the default JSON keys");
-    }
-    AccessLog { enabled: true, sink }
-}
-
 #[cfg(test)]
 mod tests {
 
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::registration::UpstreamConfig;
+    use crate::model::{
+        access_log::{AccessLog, Sink},
+        registration::UpstreamConfig,
+    };
 
     /// As the agent gives it, with central configuration merged in (CamelCase, integer nanoseconds).
     fn captured() -> Value {
@@ -303,7 +264,7 @@ mod tests {
             "Expose": {"Checks": true},
             "AccessLogs": {"Enabled": true, "Type": "syslog"},
             "Upstreams": [
-                {"DestinationName": "q", "DestinationType": "prepared_query", "LocalBindPort": 1},
+                {"DestinationName": "q", "DestinationType": "hope", "LocalBindPort": 1},
                 {"DestinationName": "p", "DestinationPeer": "cluster2", "LocalBindPort": 2},
                 {"DestinationName": "a", "LocalBindAddress": "nowhere", "LocalBindPort": 3},
                 {"DestinationName": "b", "LocalBindPort": 70000},
@@ -330,16 +291,6 @@ mod tests {
         );
         assert_eq!(web.upstreams.iter().map(|u| &*u.key.0).collect::<Vec<_>>(), ["d@127.0.0.1:4"]);
         assert_eq!(web.bind.address, tcp("10.0.0.9:19001"));
-    }
-
-    #[test]
-    fn settings_that_mean_nothing_here_are_listed_once_and_are_no_problem() {
-        let mut service = captured();
-        service["Proxy"]["Config"] = json!({"envoy_tracing_json": "{}", "colour": "blue"});
-        service["Proxy"]["Upstreams"][0]["Config"] = json!({"limits": {"max_kittens": 3}});
-        let expected = ["Proxy.Config.colour", "Proxy.Config.envoy_tracing_json", "Proxy.Upstreams[0].Config.limits.max_kittens"];
-        assert_eq!(ignored(&serde_json::from_value(service.clone()).unwrap()), expected);
-        assert_eq!(decode(service).unwrap().problems, []);
     }
 
     #[test]

@@ -36,10 +36,11 @@ fn upstream(at: usize, upstream: &Upstream, own: &ServiceName, problems: &mut Ve
         refuse("DestinationName", "it is empty".to_owned(), LEFT_OUT);
         return None;
     }
-    if !matches!(upstream.destination_type.as_str(), "" | "service") {
-        refuse("DestinationType", format!("{} is not supported yet", upstream.destination_type), LEFT_OUT);
+    if !matches!(upstream.destination_type.as_str(), "" | "service" | "prepared_query") {
+        refuse("DestinationType", format!("{:?} is neither service nor prepared_query", upstream.destination_type), LEFT_OUT);
         return None;
     }
+    let is_query = upstream.destination_type == "prepared_query";
     if !upstream.destination_peer.is_empty() {
         refuse("DestinationPeer", "upstreams in a cluster peer are not supported yet".to_owned(), LEFT_OUT);
         return None;
@@ -59,11 +60,13 @@ fn upstream(at: usize, upstream: &Upstream, own: &ServiceName, problems: &mut Ve
     let destination = name(&partition, &namespace, &upstream.destination_name);
     let datacenter = Some(upstream.datacenter.as_str()).filter(|dc| !dc.is_empty());
     let key = datacenter.map_or(destination.to_string(), |dc| format!("{destination}.{dc}"));
-    let key = format!("{key}@{}", bind.address);
+    let kind = if is_query { "query:" } else { "" };
+    let key = format!("{kind}{key}@{}", bind.address);
     let mode = Some(upstream.mesh_gateway.mode.as_str()).filter(|mode| !mode.is_empty());
     Some(UpstreamConfig {
         key: UpstreamKey(key.into()),
         destination,
+        is_query,
         datacenter: datacenter.map(Into::into),
         bind,
         protocol: config.protocol.as_deref().and_then(Protocol::parse),

@@ -22,7 +22,7 @@ use crate::model::{
     balance::{BalancePolicy, HashPolicy},
     cluster::TargetId,
     listener::Protocol,
-    registration::{Chain, Target, Unusable},
+    registration::{Chain, Naming, Target, Unusable},
     route::{self as model, HeaderEdits, Leg, Route, RouteTable},
 };
 
@@ -157,7 +157,7 @@ impl<'a> Walk<'a> {
             id,
             service: name(&wire.partition, &wire.namespace, &wire.service),
             datacenter: wire.datacenter.as_str().into(),
-            sni: wire.sni.as_str().into(),
+            naming: Naming::Chain(wire.sni.as_str().into()),
             connect_timeout,
             balance,
             filter: wire.subset.filter.as_str().into(),

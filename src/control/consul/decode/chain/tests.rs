@@ -89,8 +89,9 @@ fn a_resolver_gives_its_target_then_its_failover_targets_in_order() {
         (chain.protocol, route.timeout, &*route.legs[0].name),
         (Protocol::Http, Some(Duration::from_secs(7)), "v1.db.default.default.dc1")
     );
-    let seen: Vec<_> = chain.targets.iter().map(|t| (&*t.service.name, &*t.datacenter, &*t.sni)).collect();
-    assert_eq!(seen, [("db", "dc1", "db.sni"), ("dbalt", "dc1", "dbalt.sni"), ("db", "dc7", "db.sni")]);
+    let sni = |service: &str| Naming::Chain(format!("{service}.sni").into());
+    let seen: Vec<_> = chain.targets.iter().map(|t| (&*t.service.name, &*t.datacenter, &t.naming)).collect();
+    assert_eq!(seen, [("db", "dc1", &sni("db")), ("dbalt", "dc1", &sni("dbalt")), ("db", "dc7", &sni("db"))]);
     assert_eq!(route.legs[0].clusters, [0, 1, 2]);
     assert_eq!(problems(&chain.problems), ["target s2.default.default.external.open-to-p"], "once, and never dialled");
     let first = &chain.targets[0];

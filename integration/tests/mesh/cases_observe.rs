@@ -12,6 +12,9 @@ use serde_json::json;
 
 use crate::cases::{Case, EVENTUALLY, pair_with, ping, s1, service};
 
+/// The label that names the public listener of `s1`.
+const PUBLIC_LISTENER: &str = r#"listener="s1-sidecar-proxy/public""#;
+
 /// The metrics at `path` of a listener of their own.
 async fn metrics(address: &Address, path: &str) -> Result<String> {
     let answer = clients::get(address, path).await?;
@@ -28,7 +31,8 @@ fn samples<'a>(metrics: &'a str, labels: &[&str]) -> Vec<&'a str> {
 /// One sample at least has all of these labels, and a name with `part` in it.
 fn ensure_sample(metrics: &str, part: &str, labels: &[&str]) -> Result<()> {
     let named = |line: &&&str| line.split(['{', ' ']).next().is_some_and(|name| name.contains(part));
-    samples(metrics, labels).iter().find(named).map(drop).with_context(|| format!("no {part} with {labels:?} in\n{metrics}"))
+    let found = samples(metrics, labels).iter().find(named).map(drop);
+    found.with_context(|| format!("none with {labels:?} among\n{}", samples(metrics, &[part]).join("\n")))
 }
 
 fn bind(port: u16) -> String {
@@ -52,8 +56,8 @@ async fn case_centralconf() {
     eventually("metrics of s1", EVENTUALLY, async || {
         let metrics = metrics(&Address::port(central), "/metrics").await?;
         ensure_sample(&metrics, "requests_total", &[r#"consul_source_service="s1""#])?;
-        ensure_sample(&metrics, "requests_total", &[r#"consul_source_service="s1""#, r#"consul_upstream_service="s2""#])?;
-        ensure_sample(&metrics, "active", &[r#"consul_source_service="s1""#])
+        ensure_sample(&metrics, "requests_total", &[r#"consul_source_service="s1""#, r#"consul_destination_service="s2""#])?;
+        ensure_sample(&metrics, "requests_active", &[r#"consul_source_service="s1""#])
     })
     .await
     .unwrap();
@@ -71,8 +75,8 @@ async fn case_prometheus() {
     case.echo_ok().await;
     eventually("metrics", EVENTUALLY, async || {
         let metrics = metrics(&Address::port(port), "/metrics").await?;
-        ensure_sample(&metrics, "active", &[r#"consul_source_service="s1""#])?;
-        ensure_sample(&metrics, "", &[r#"listener="public"#, r#"consul_source_service="s1""#])
+        ensure_sample(&metrics, "requests_active", &[r#"consul_source_service="s1""#])?;
+        ensure_sample(&metrics, "requests_active", &[PUBLIC_LISTENER, r#"consul_source_service="s1""#])
     })
     .await
     .unwrap();
@@ -87,7 +91,7 @@ async fn case_stats_proxy() {
     let address = Address::port(port);
     eventually("metrics", EVENTUALLY, async || {
         for path in ["/stats", "/stats/prometheus"] {
-            ensure_sample(&metrics(&address, path).await?, "", &[r#"listener="public"#, r#"consul_source_service="s1""#])?;
+            ensure_sample(&metrics(&address, path).await?, "requests_active", &[PUBLIC_LISTENER, r#"consul_source_service="s1""#])?;
         }
         Ok(())
     })

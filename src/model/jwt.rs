@@ -48,14 +48,14 @@ pub struct ProviderEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Location {
-    /// In a header, after a prefix such as `Bearer `, whose case does not matter.
+    /// In a header, after a prefix such as `Bearer `; its case matters, as in Envoy.
     Header {
         /// The header.
         #[serde(serialize_with = "shown")]
         name: HeaderName,
         /// What stands before the token.
         prefix: Arc<str>,
-        /// The app gets the header too.
+        /// The app gets the header too, and the parameter of a query location beside it: Consul makes one switch of it for Envoy.
         forward: bool,
     },
     /// In a query parameter.

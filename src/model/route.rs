@@ -29,9 +29,9 @@ impl RouteTable {
         Self { routes: vec![Route { timeout, ..Route::to(vec![leg]) }] }
     }
 
-    /// The first route that takes a request; none when no route does.
-    pub fn route(&self, request: &RequestView<'_>) -> Option<&Route> {
-        self.routes.iter().find(|route| route.matches.is_match(request))
+    /// The first route that takes a request, with its place; none when no route does.
+    pub fn route(&self, request: &RequestView<'_>) -> Option<(usize, &Route)> {
+        self.routes.iter().enumerate().find(|(_, route)| route.matches.is_match(request))
     }
 }
 
@@ -51,17 +51,17 @@ impl Route {
         }
     }
 
-    /// The leg of a request. `draw` is a number drawn evenly from all of `u32` (or from 0 to the sum of the weights): each leg gets its
-    /// share, and one of weight 0 nothing.
-    pub fn leg(&self, draw: u32) -> &Leg {
+    /// The place of a request's leg. `draw` is a number drawn evenly from all of `u32` (or from 0 to the sum of the weights): each leg
+    /// gets its share, and one of weight 0 nothing.
+    pub fn leg(&self, draw: u32) -> usize {
         let whole: u32 = self.legs.iter().map(|leg| leg.weight).sum();
         let mut left = draw % whole.max(1);
-        let found = self.legs.iter().find(|leg| {
+        let found = self.legs.iter().position(|leg| {
             let here = left < leg.weight;
             left = left.saturating_sub(leg.weight);
             here
         });
-        found.unwrap_or(&self.legs[0])
+        found.unwrap_or_default()
     }
 
     /// The new path (without query) of a request that this route took, if it rewrites: the matched prefix is replaced, or all that an
@@ -159,7 +159,9 @@ pub struct Edits {
 
 impl Edits {
     /// The commands that a header's value may hold. Which of them take an argument: see [`Edits::knows`].
-    pub const COMMANDS: [&str; 18] = [
+    pub const COMMANDS: [&str; 20] = [
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
         "DOWNSTREAM_LOCAL_ADDRESS",
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
         "DOWNSTREAM_LOCAL_PORT",

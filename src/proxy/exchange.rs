@@ -6,10 +6,12 @@ use std::{
 };
 
 use http::HeaderValue;
+use pingora_http::RequestHeader;
 
 use super::{
     balance::{hash::request_hash, sticky::Stuck},
     connection::Context,
+    edits::Inputs,
     filter::jwt::Verified,
     guard::{
         ActiveRequest, NotAdmitted, Outcome,
@@ -59,11 +61,6 @@ struct Held {
     connection: Option<ConnectionSlot>,
     active: Option<ActiveRequest>,
     retry: Option<RetrySlot>,
-}
-
-/// Where a part stands in its list: what is remembered of it beside the list's `Arc`.
-fn place_of<T>(part: &T, list: &[T]) -> usize {
-    list.iter().position(|other| std::ptr::eq(part, other)).unwrap_or_default()
 }
 
 /// One request (or one opaque connection) on its way.
@@ -148,11 +145,10 @@ impl Exchange {
     /// [`Refusal::NoRoute`]; [`Refusal::NoHealthyEndpoint`] when nobody behind the leg is healthy.
     pub fn route(&mut self, live: &Live, request: Option<&RequestView<'_>>) -> Result<(), Refusal> {
         let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
-        let routes = &upstream.routes.routes;
-        let route = request.map_or(routes.first(), |request| upstream.routes.route(request)).ok_or(Refusal::NoRoute)?;
-        let leg = route.leg(fastrand::u32(..));
-        self.routed = Routed { route: place_of(route, routes), leg: place_of(leg, &route.legs), ..Routed::default() };
-        let leg = Some(leg);
+        let first = || upstream.routes.routes.first().map(|route| (0, route));
+        let (place, route) = request.map_or_else(first, |request| upstream.routes.route(request)).ok_or(Refusal::NoRoute)?;
+        self.routed = Routed { route: place, leg: route.leg(fastrand::u32(..)), ..Routed::default() };
+        let leg = route.legs.get(self.routed.leg);
         if let Some(request) = request {
             if !route.hash.is_empty() {
                 let client = self.context.as_ref().and_then(|c| c.remote).map(|remote| remote.ip());
@@ -296,6 +292,24 @@ impl Exchange {
             }
         }
         true
+    }
+
+    /// What header values are made of. `status` is the answer's; 0 is for the request.
+    pub fn inputs<'a>(&'a self, request: &'a RequestHeader, route: &'a Route, status: u16) -> Inputs<'a> {
+        let context = self.context.as_deref();
+        let chosen = self.chosen.as_ref();
+        Inputs {
+            request,
+            remote: context.and_then(|c| c.remote),
+            local: context.and_then(|c| c.local),
+            peer: context.and_then(|c| c.peer.as_ref()).map(|p| &p.id),
+            server_name: context.and_then(|c| c.server_name.as_deref()),
+            start: self.wall,
+            route: Some(&route.name),
+            cluster: chosen.and_then(|c| c.cluster.as_ref()).map(|c| &*c.cluster.target.0),
+            upstream: chosen.filter(|_| status > 0).map(|c| &c.endpoint.address),
+            status,
+        }
     }
 
     /// Cookies that the answer has to carry, so that the caller's next request goes to the same endpoint.

@@ -13,7 +13,7 @@ use http::{
 };
 use pingora_http::RequestHeader;
 
-use super::refusal::Refusal;
+use super::{edits, refusal::Refusal};
 use crate::model::{
     matching::RequestView,
     path::{self, Normalization},
@@ -91,11 +91,12 @@ pub fn check(head: &RequestHeader, raw: impl FnOnce() -> Bytes) -> Result<(), Re
     Ok(())
 }
 
-/// Brings the request's target into the one form that policy compares, routes match and the app receives.
+/// Brings the request's target and its header names into the one form that policy compares, routes match and the app receives.
 ///
 /// # Errors
 /// [`Refusal::NoForm`] for a target without such a form, [`Refusal::Redirect`] when the client is to ask for the new form itself.
 pub fn normalize(head: &mut RequestHeader, rules: &Normalization) -> Result<(), Refusal> {
+    edits::underscores(head, rules.underscores).map_err(Refusal::NoForm)?;
     let new = {
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         let normalized = path::normalize(target, rules).map_err(Refusal::NoForm)?;

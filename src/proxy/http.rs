@@ -19,6 +19,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::{
     connection::Context,
+    edits::{self, Head},
     exchange::Exchange,
     gate,
     guard::Outcome,
@@ -30,7 +31,10 @@ use super::{
     tls::{ServerIdentity, min_version},
 };
 use crate::{
-    model::{listener::Role, route},
+    model::{
+        listener::Role,
+        route::{self, Edits, HeaderEdits},
+    },
     telemetry::Telemetry,
 };
 
@@ -62,6 +66,22 @@ impl Sidecar {
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),
             Role::Exposed(_) => Err(Refusal::NoRoute),
         }
+    }
+
+    /// Edits a head as the request's leg and route say, in Envoy's order: the route has the last word. `status` is the answer's; 0 edits the request.
+    fn edit(
+        request: &RequestHeader,
+        head: &mut impl Head,
+        exchange: &Exchange,
+        status: u16,
+        side: impl Fn(&HeaderEdits) -> &Edits,
+    ) -> pingora_core::Result<()> {
+        let Some(live) = &exchange.live else { return Ok(()) };
+        let Some((route, leg)) = exchange.taken(live) else { return Ok(()) };
+        for edits in [&leg.headers, &route.headers].map(side).into_iter().filter(|edits| **edits != Edits::default()) {
+            edits::apply(edits, head, &exchange.inputs(request, route, status))?;
+        }
+        Ok(())
     }
 
     /// Refuses: answers, and leaves the reason for the record.
@@ -154,7 +174,7 @@ impl ProxyHttp for Sidecar {
     /// forward: the request's head.
     async fn upstream_request_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
@@ -176,6 +196,7 @@ impl ProxyHttp for Sidecar {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             gate::set_target(request, path + &query).or_err(ErrorType::InternalError, "the rewritten path is no path")?;
         }
+        Self::edit(session.req_header(), request, exchange, 0, |edits| &edits.request)?;
         Ok(())
     }
 
@@ -246,6 +267,8 @@ impl ProxyHttp for Sidecar {
         if let Some(live) = exchange.live.clone()
             && exchange.taken(&live).is_some()
         {
+            let status = response.status.as_u16();
+            Self::edit(session.req_header(), response, exchange, status, |edits| &edits.response)?;
             for cookie in exchange.cookies() {
                 response.append_header(http::header::SET_COOKIE, cookie)?;
             }

@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod connection;
+pub mod edits;
 pub mod exchange;
 pub mod filter;
 pub mod gate;

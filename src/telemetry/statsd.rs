@@ -15,13 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::lines::{Lines, Packets};
 use super::{Telemetry, metrics::Scope};
-use crate::model::metrics::{Push, PushTarget};
+use crate::model::metrics::{Dialect, Push, PushTarget};
 
 /// The one variable that may stand inside an address, as in Consul.
 const HOST_IP: [&str; 2] = ["${HOST_IP}", "$HOST_IP"];
 
 /// Sends the metrics of a scope until `stop`, and then a last time. What cannot be sent is lost; the log says so when it begins.
 pub async fn push(telemetry: Arc<Telemetry>, scope: Scope, push: Push, stop: CancellationToken) {
+    let scope = if push.dialect == Dialect::Statsd { scope.untagged() } else { scope };
     let mut lines = Lines::new(push.dialect, &push.prefix);
     // What was counted before is not ours to tell.
     lines.since(&telemetry.metrics.scoped(&scope));

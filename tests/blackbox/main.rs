@@ -9,6 +9,7 @@ mod faults;
 mod http;
 mod identity;
 mod intentions;
+mod jwt;
 mod lifecycle;
 mod listeners;
 mod local;

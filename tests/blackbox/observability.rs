@@ -118,7 +118,8 @@ async fn a_refused_handshake_has_a_line_unless_listener_logs_are_off() {
 
 /// The text of `/metrics` at a port, once it is there and has a line with all `parts`.
 async fn scraped(port: u16, path: &str, parts: &[&str]) -> String {
-    let text = eventually(&format!("{parts:?} at {port}{path}"), EFFECT * 2, async || {
+    let wanted = format!("{parts:?} at {port}{path}");
+    let text = eventually(&wanted, EFFECT * 2, async || {
         let answer = clients::get(&Address::port(port), path).await?;
         ensure!(answer.status == 200, "{}", answer.status);
         let text = answer.text();

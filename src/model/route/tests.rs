@@ -47,7 +47,7 @@ fn regex(source: &str) -> TextMatch {
 fn the_first_route_that_matches_decides() {
     let exact = |name: &str, text: &str| Route { name: name.into(), ..route(path(TextMatch::Exact(text.into()), false)) };
     let table = RouteTable { routes: vec![exact("one", "/a"), exact("two", "/a"), exact("three", "/b")] };
-    let found = |path: &str| Request::get(path).asks(|request| table.route(request).map(|route| route.name.to_string()));
+    let found = |path: &str| Request::get(path).asks(|request| table.route(request).map(|(_, route)| route.name.to_string()));
     assert_eq!((found("/a").as_deref(), found("/b").as_deref(), found("/A").as_deref()), (Some("one"), Some("three"), None));
 }
 
@@ -98,7 +98,7 @@ fn a_path_is_rewritten_as_envoy_rewrites_it() {
 #[test]
 fn a_single_leg_takes_every_draw() {
     let route = route(RouteMatch::default());
-    assert!([0, 1, 9_999, 10_000, u32::MAX].iter().all(|draw| &*route.leg(*draw).name == "only"));
+    assert!([0, 1, 9_999, 10_000, u32::MAX].iter().all(|draw| route.leg(*draw) == 0));
 }
 
 fn text() -> impl Strategy<Value = String> {
@@ -204,10 +204,7 @@ proptest! {
     #[test]
     fn routing_equals_the_plain_reading_of_the_table(tests in vec(matches(), 0..6), request in request()) {
         let table = RouteTable { routes: tests.iter().cloned().map(route).collect() };
-        let place = request.asks(|view| {
-            let found = table.route(view)?;
-            table.routes.iter().position(|route| std::ptr::eq(route, found))
-        });
+        let place = request.asks(|view| table.route(view).map(|(place, _)| place));
         prop_assert_eq!(place, tests.iter().position(|test| naive(test, &request)));
     }
 
@@ -215,11 +212,11 @@ proptest! {
     fn every_leg_gets_exactly_its_share_of_all_draws(weights in vec(prop_oneof![Just(0u32), 0..60u32], 1..6)) {
         let whole: u32 = weights.iter().sum();
         prop_assume!(whole > 0);
-        let legs = weights.iter().enumerate().map(|(at, weight)| leg(&at.to_string(), *weight)).collect();
+        let legs = weights.iter().map(|weight| leg("a leg", *weight)).collect();
         let route = Route::to(legs);
         let mut shares = vec![0; weights.len()];
         for draw in 0..whole * 3 {
-            shares[route.leg(draw).name.parse::<usize>().unwrap()] += 1;
+            shares[route.leg(draw)] += 1;
         }
         prop_assert_eq!(shares, weights.iter().map(|weight| weight * 3).collect::<Vec<_>>());
     }
@@ -238,6 +235,6 @@ fn random_draws_converge_to_the_weights() {
     let route = Route::to(vec![leg("big", 9_971), leg("none", 0), leg("small", 29)]);
     let mut random = fastrand::Rng::with_seed(4);
     let draws = 200_000;
-    let small = (0..draws).filter(|_| &*route.leg(random.u32(..)).name == "small").count();
+    let small = (0..draws).filter(|_| route.leg(random.u32(..)) == 2).count();
     assert!((480..680).contains(&small), "0.29 % of {draws} are about 580, not {small}");
 }

@@ -117,8 +117,20 @@ impl Verified {
         }
         for (provider, outcome) in &self.outcomes {
             let Ok(claims) = outcome else { continue };
-            for location in &provider.entry.locations {
-                take_out(location, request);
+            let locations = &provider.entry.locations;
+            let forward = locations.iter().any(|location| matches!(location, Location::Header { forward: true, .. }));
+            for location in locations {
+                match location {
+                    Location::Header { name, prefix, forward: false } if locate::is_in_header(&request.headers, name, prefix) => {
+                        request.remove_header(name);
+                    }
+                    Location::Query(name) if !forward => {
+                        if let Some(uri) = locate::without_parameter(&request.uri, name) {
+                            request.set_uri(uri);
+                        }
+                    }
+                    Location::Header { .. } | Location::Query(_) | Location::Cookie(_) => {}
+                }
             }
             if let Some(forwarding) = &provider.entry.forwarding {
                 let padding = if forwarding.padded { (4 - claims.encoded.len() % 4) % 4 } else { 0 };
@@ -133,19 +145,5 @@ impl Tokens for Verified {
     fn claims(&self, provider: &str) -> Option<&Value> {
         let (_, outcome) = self.outcomes.iter().find(|(p, _)| *p.entry.name == *provider)?;
         outcome.as_ref().ok().map(|claims| &claims.value)
-    }
-}
-
-fn take_out(location: &Location, request: &mut RequestHeader) {
-    match location {
-        Location::Header { name, prefix, forward: false } if locate::in_header(&request.headers, name, prefix).next().is_some() => {
-            request.remove_header(name);
-        }
-        Location::Query(name) => {
-            if let Some(uri) = locate::without_parameter(&request.uri, name) {
-                request.set_uri(uri);
-            }
-        }
-        Location::Header { .. } | Location::Cookie(_) => {}
     }
 }

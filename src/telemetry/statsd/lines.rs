@@ -75,8 +75,8 @@ impl Lines {
         let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
         match self.dialect {
             Dialect::Statsd => {
-                // Labels with dots are the sidecar's own and the same everywhere: names would only grow by them.
-                let own = labels.iter().filter(|label| !label.name().contains('.') && label.name() != "local_cluster");
+                // Labels with dots repeat others under the names that they have with Envoy: names would only grow by them.
+                let own = labels.iter().filter(|label| !label.name().contains('.'));
                 let places: String = own.map(|label| format!(".{}", segment(label.value()))).collect();
                 Series { name: format!("{prefix}{family}{places}{part}"), tags: String::new() }
             }
@@ -176,7 +176,8 @@ mod tests {
     }
 
     fn told(lines: &mut Lines, metrics: &Metrics) -> Vec<String> {
-        lines.since(&metrics.scoped(&scope())).iter().flat_map(|packet| packet.lines()).map(str::to_owned).collect()
+        let scope = if lines.dialect == Dialect::Statsd { scope().untagged() } else { scope() };
+        lines.since(&metrics.scoped(&scope)).iter().flat_map(|packet| packet.lines()).map(str::to_owned).collect()
     }
 
     #[test]

@@ -168,6 +168,11 @@ impl FakeAgent {
         self.change(Endpoint::Mesh, "", |catalog| catalog.mesh = entry);
     }
 
+    /// Replaces the jwt-provider config entries.
+    pub fn set_jwt_providers(&self, entries: Vec<Value>) {
+        self.change(Endpoint::JwtProviders, "", |catalog| catalog.jwt_providers = entries);
+    }
+
     /// Replaces the chain of `service`.
     pub fn set_chain(&self, service: &str, chain: ChainSpec) {
         self.change(Endpoint::Chain, service, |catalog| {

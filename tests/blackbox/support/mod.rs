@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod fake_agent;
+pub mod issuer;
 pub mod mesh;
 pub mod raw;
 pub mod sidecar;

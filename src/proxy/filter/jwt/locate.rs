@@ -23,15 +23,19 @@ pub fn tokens<'a>(location: &Location, request: &RequestView<'a>) -> Vec<Cow<'a,
     }
 }
 
+/// Whether a header holds a token: it may be there for another use.
+pub fn is_in_header(headers: &HeaderMap, name: &HeaderName, prefix: &str) -> bool {
+    in_header(headers, name, prefix).next().is_some()
+}
+
 /// The tokens in the lines of a header; a line without the prefix has none.
-pub fn in_header<'a>(headers: &'a HeaderMap, name: &HeaderName, prefix: &str) -> impl Iterator<Item = &'a [u8]> {
+fn in_header<'a>(headers: &'a HeaderMap, name: &HeaderName, prefix: &str) -> impl Iterator<Item = &'a [u8]> {
     headers.get_all(name).into_iter().filter_map(move |value| after(prefix, value.as_bytes()))
 }
 
 /// What follows the prefix, without the blanks around it; `None` if the value does not begin with the prefix.
 fn after<'a>(prefix: &str, value: &'a [u8]) -> Option<&'a [u8]> {
-    let (head, rest) = value.split_at_checked(prefix.len())?;
-    head.eq_ignore_ascii_case(prefix.as_bytes()).then(|| rest.trim_ascii())
+    Some(value.strip_prefix(prefix.as_bytes())?.trim_ascii())
 }
 
 /// The parts of a query: as written, and decoded as name and value.
@@ -91,9 +95,9 @@ mod tests {
     #[test]
     fn every_line_of_a_header_with_the_prefix_holds_a_token() {
         let lines =
-            [("authorization", "Bearer a.b.c"), ("authorization", "bearer  d "), ("authorization", "Basic x"), ("other", "Bearer e")];
+            [("authorization", "Bearer a.b.c"), ("authorization", "Bearer  d "), ("authorization", "bearer x"), ("other", "Bearer e")];
         assert_eq!(found(&header("Bearer "), &lines, None), ["a.b.c", "d"]);
-        assert_eq!(found(&header(""), &lines, None), ["Bearer a.b.c", "bearer  d", "Basic x"]);
+        assert_eq!(found(&header(""), &lines, None), ["Bearer a.b.c", "Bearer  d", "bearer x"]);
         assert_eq!(found(&header("Bearer "), &[("authorization", "Bearer")], None), [""; 0]);
     }
 

@@ -349,10 +349,11 @@ fn the_app_gets_the_claims_and_not_the_token() {
 
     let forward = Location::Header { name: "authorization".parse().unwrap(), prefix: "Bearer ".into(), forward: true };
     let forwarding = Some(Forwarding { header: "x-claims".parse().unwrap(), padded: false });
-    let kept = providers(ProviderEntry { locations: vec![forward], forwarding, ..entry() }, Ok(issuer.keys()));
-    let mut sent = request("/", &[("authorization", &format!("Bearer {token}"))]);
+    let locations = vec![forward, Location::Query("access_token".into())];
+    let kept = providers(ProviderEntry { locations, forwarding, ..entry() }, Ok(issuer.keys()));
+    let mut sent = request(&uri, &[("authorization", &format!("Bearer {token}"))]);
     verify(&Verifier::default(), &kept, &sent, NOW).apply(&mut sent).unwrap();
-    assert_eq!(sent.headers["authorization"], format!("Bearer {token}"));
+    assert_eq!((sent.uri.to_string(), &sent.headers["authorization"]), (uri, &format!("Bearer {token}").parse().unwrap()));
     assert_eq!(sent.headers["x-claims"], token.split('.').nth(1).unwrap());
 }
 

@@ -32,6 +32,8 @@ pub struct Catalog {
     pub intentions: HashMap<String, Vec<Value>>,
     /// The mesh config entry.
     pub mesh: Option<Value>,
+    /// The jwt-provider config entries.
+    pub jwt_providers: Vec<Value>,
     /// By service; a service without one has its default chain.
     pub chains: HashMap<String, ChainSpec>,
     /// By service.
@@ -98,6 +100,7 @@ impl Catalog {
             registrations: BTreeMap::new(),
             intentions: HashMap::new(),
             mesh: None,
+            jwt_providers: Vec::new(),
             chains: HashMap::new(),
             instances: HashMap::new(),
             acl_default: "allow",
@@ -139,6 +142,8 @@ impl Catalog {
                 Some(entry) => Ok(entry.clone()),
                 None => Err((404, r#"Config entry not found for "mesh" / "mesh""#.to_owned())),
             },
+            // A kind without entries is an empty list, not an absent one.
+            Endpoint::JwtProviders => Ok(json!(self.jwt_providers)),
             Endpoint::Chain => Ok(self.chain(name, body)),
             Endpoint::Health => Ok(self.health(name)),
         }

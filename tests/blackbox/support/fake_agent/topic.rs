@@ -19,6 +19,8 @@ pub enum Endpoint {
     Authorize,
     /// `/v1/config/mesh/mesh`
     Mesh,
+    /// `/v1/config/jwt-provider`
+    JwtProviders,
     /// `/v1/discovery-chain/:name`
     Chain,
     /// `/v1/health/connect/:service`
@@ -57,6 +59,7 @@ impl Topic {
             "/v1/agent/services" => Some(Topic::new(Endpoint::Services, "")),
             "/v1/agent/connect/ca/roots" => Some(Topic::new(Endpoint::Roots, "")),
             "/v1/agent/connect/authorize" => Some(Topic::new(Endpoint::Authorize, "")),
+            "/v1/config/jwt-provider" => Some(Topic::new(Endpoint::JwtProviders, "")),
             "/v1/config/mesh/mesh" => Some(Topic::new(Endpoint::Mesh, "")),
             "/v1/connect/intentions/match" => {
                 let destination = query.get("by").is_some_and(|by| by == "destination");

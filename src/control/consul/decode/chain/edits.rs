@@ -86,7 +86,7 @@ fn value(text: &str) -> Result<Format, String> {
     let format = Format::parse(text).map_err(|why| format!("{text:?}: {why}; a percent sign is written %%"))?;
     for piece in &format.pieces {
         match piece {
-            Piece::Text(text) => drop(HeaderValue::from_str(text).map_err(|_| format!("{text:?} cannot stand in a header"))?),
+            Piece::Text(text) => drop(HeaderValue::from_bytes(text.as_bytes()).map_err(|_| format!("{text:?} cannot stand in a header"))?),
             Piece::Command(command) if Edits::knows(command) => {}
             Piece::Command(command) => return Err(format!("command {} is not known, or cannot have this argument", command.name)),
         }

@@ -147,7 +147,13 @@ async fn case_badauthz() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_http() {
-    pair(Case::cluster().await, "http").await.echo_ok().await;
+    // Of the passive check only the interval is set; the rest stays at its defaults.
+    let passive = json!({"interval": "22s"});
+    let case = pair_with(Case::cluster().await, "http", |mut s1| {
+        s1.upstreams = s1.upstreams.into_iter().map(|s2| s2.config("passive_health_check", passive.clone())).collect();
+        s1
+    });
+    case.await.echo_ok().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

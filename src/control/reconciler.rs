@@ -316,7 +316,7 @@ mod tests {
 
     fn deny(name: &str) -> Intention {
         let source = Source { peer: None, partition: "default".into(), namespace: Pattern::Any, name: Pattern::parse(name) };
-        Intention { source, destination: "web".to_owned(), precedence: 9, rule: Rule::Action(Action::Deny) }
+        Intention { source, destination: "web".to_owned(), precedence: 9, rule: Rule::Action(Action::Deny), jwt: None }
     }
 
     fn target(id: &str) -> Target {

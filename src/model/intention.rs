@@ -2,12 +2,28 @@
 //!
 //! Semantics are those of Consul's Envoy path: the first intention by precedence whose source matches decides; with none, the
 //! default policy; the datacenter of the caller is ignored. While the default policy is unknown, what needs it is denied.
+//!
+//! What does not depend on the request is decided once for a connection ([`Intentions::judge`]), the rest for each request
+//! ([`Conditions::authorize`]).
 
-use std::{fmt, sync::Arc};
+mod conditions;
+mod permission;
+mod verdict;
+
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use serde::Serialize;
 
-use super::identity::{ServiceName, SpiffeId, TrustDomain};
+pub use self::{
+    conditions::{Conditions, Step},
+    permission::{Field, Permission},
+    verdict::{Decider, Denied, IntentionId, PermissionId, Permit, Unmatched, Verdict},
+};
+use super::{
+    identity::{ServiceName, SpiffeId, TrustDomain},
+    jwt::JwtRequirement,
+    listener::Protocol,
+};
 
 /// Allow or deny.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -17,6 +33,31 @@ pub enum Action {
     Allow,
     /// The call is refused.
     Deny,
+}
+
+impl Action {
+    fn of_intention(self, id: &IntentionId) -> Result<Permit, Denied> {
+        match self {
+            Self::Allow => Ok(Permit { decider: Decider::Intention(id.clone()) }),
+            Self::Deny => Err(Denied::Intention(id.clone())),
+        }
+    }
+
+    fn of_permission(self, id: PermissionId) -> Result<Permit, Denied> {
+        match self {
+            Self::Allow => Ok(Permit { decider: Decider::Permission(id) }),
+            Self::Deny => Err(Denied::Permission(id)),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        })
+    }
 }
 
 /// What happens to a caller that no intention names.
@@ -46,13 +87,6 @@ impl Pattern {
     pub fn parse(text: &str) -> Self {
         if text == "*" { Self::Any } else { Self::Exact(text.into()) }
     }
-
-    fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Exact(exact) => **exact == *name,
-        }
-    }
 }
 
 impl fmt::Display for Pattern {
@@ -65,7 +99,7 @@ impl fmt::Display for Pattern {
 }
 
 /// The source of an intention.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Source {
     /// The cluster peer the source lives in, by its local name. Such a source matches nobody until peering is understood:
     /// `*` without a peer does not cover peers either, so nothing opens by it.
@@ -78,21 +112,14 @@ pub struct Source {
     pub name: Pattern,
 }
 
-impl Source {
-    fn matches(&self, caller: &ServiceName) -> bool {
-        self.peer.is_none()
-            && self.partition == caller.partition
-            && self.namespace.matches(&caller.namespace)
-            && self.name.matches(&caller.name)
-    }
-}
-
 /// What an intention says about its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// The whole connection or request.
     Action(Action),
+    /// The first permission that a request matches decides; if there is none, the default policy does.
+    Permissions(Vec<Permission>),
     /// Something that this version cannot evaluate; it denies, and says why.
     Unsupported(String),
 }
@@ -108,221 +135,106 @@ pub struct Intention {
     pub precedence: u32,
     /// What it says.
     pub rule: Rule,
-}
-
-/// The name of an intention in logs and metrics: `source -> destination (precedence N)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct IntentionId(Arc<str>);
-
-impl IntentionId {
-    fn of(intention: &Intention) -> Self {
-        let peer = intention.source.peer.as_deref().map(|p| format!("peer:{p}/")).unwrap_or_default();
-        let Intention { source, destination, precedence, .. } = intention;
-        Self(format!("{peer}{} -> {destination} (precedence {precedence})", source.name).into())
-    }
-}
-
-impl fmt::Display for IntentionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// What decided in a caller's favour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Decider {
-    /// An intention.
-    Intention(IntentionId),
-    /// The default intention policy.
-    DefaultPolicy,
-}
-
-/// Proof that the intentions let a peer through. Only [`Intentions::authorize`] makes one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Permit {
-    decider: Decider,
-}
-
-impl Permit {
-    /// Who let it through.
-    pub fn decider(&self) -> &Decider {
-        &self.decider
-    }
-}
-
-/// Why a caller was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// An intention denies its source.
-    #[error("intention {0} denies it")]
-    Intention(IntentionId),
-    /// An intention matches that cannot be evaluated.
-    #[error("intention {id} cannot be evaluated: {why}")]
-    Unsupported {
-        /// The intention.
-        id: IntentionId,
-        /// What is not understood.
-        why: String,
-    },
-    /// No intention names the caller and the default policy is deny.
-    #[error("no intention allows it and the default policy is deny")]
-    DefaultPolicy,
-    /// No intention names the caller and the default policy is not known.
-    #[error("no intention names it and the agent's default policy is not known yet")]
-    DefaultPolicyUnknown,
-    /// The caller is of another trust domain.
-    #[error("its trust domain is not {0}")]
-    TrustDomain(TrustDomain),
-    /// The caller is not a service.
-    #[error("it is not a service")]
-    NotAService,
-}
-
-impl Denied {
-    /// A short stable word for metrics and logs.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Intention(_) => "intention_denied",
-            Self::Unsupported { .. } => "intention_unsupported",
-            Self::DefaultPolicy => "default_policy_denied",
-            Self::DefaultPolicyUnknown => "default_policy_unknown",
-            Self::TrustDomain(_) => "foreign_trust_domain",
-            Self::NotAService => "not_a_service",
-        }
-    }
+    /// The token that a request must carry before [`Intention::rule`] is looked at; without it the default policy decides.
+    pub jwt: Option<JwtRequirement>,
 }
 
 /// All intentions towards the local service, ready to decide.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Intentions {
     trust_domain: TrustDomain,
     default: DefaultPolicy,
-    entries: Vec<(IntentionId, Intention)>,
+    entries: Vec<(IntentionId, Arc<Intention>)>,
+    /// The verdict on each source, with its rank among them: a caller's is found without looking at the others.
+    #[serde(skip)]
+    verdicts: HashMap<Source, (usize, Verdict)>,
+}
+
+impl PartialEq for Intentions {
+    fn eq(&self, other: &Self) -> bool {
+        // The verdicts follow from the rest.
+        (&self.trust_domain, self.default, &self.entries) == (&other.trust_domain, other.default, &other.entries)
+    }
+}
+
+impl Eq for Intentions {}
+
+/// An intention that does not do what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt<'a> {
+    /// The intention.
+    pub id: &'a IntentionId,
+    /// What is not understood.
+    pub why: String,
+    /// What that comes to.
+    pub effect: &'static str,
 }
 
 impl Intentions {
-    /// Orders the intentions by precedence; equals keep the agent's order (it breaks ties by name).
-    pub fn new(trust_domain: TrustDomain, default: DefaultPolicy, mut intentions: Vec<Intention>) -> Self {
+    /// Orders the intentions by precedence; equals keep the agent's order (it breaks ties by name), and of several with one source the first
+    /// counts. On a service whose `protocol` has no requests, intentions that look at them cannot be evaluated.
+    pub fn new(trust_domain: TrustDomain, default: DefaultPolicy, protocol: Protocol, mut intentions: Vec<Intention>) -> Self {
         intentions.sort_by_key(|i| std::cmp::Reverse(i.precedence));
-        let entries = intentions.into_iter().map(|i| (IntentionId::of(&i), i)).collect();
-        Self { trust_domain, default, entries }
+        let mut entries = Vec::with_capacity(intentions.len());
+        let mut verdicts = HashMap::with_capacity(intentions.len());
+        for (rank, mut intention) in intentions.into_iter().enumerate() {
+            let looks_at_requests = intention.jwt.is_some() || matches!(intention.rule, Rule::Permissions(_));
+            if protocol == Protocol::Tcp && looks_at_requests {
+                intention.rule = Rule::Unsupported("it looks at requests, and the service's protocol is tcp".to_owned());
+            }
+            let (id, intention) = (IntentionId::of(&intention), Arc::new(intention));
+            verdicts.entry(intention.source.clone()).or_insert_with(|| (rank, Verdict::of(&id, &intention, default)));
+            entries.push((id, intention));
+        }
+        Self { trust_domain, default, entries, verdicts }
     }
 
-    /// Decides whether a peer may call the local service.
+    /// What is said about a peer before any request.
+    pub fn judge(&self, peer: &SpiffeId) -> Verdict {
+        if peer.trust_domain != self.trust_domain {
+            return Verdict::Denied(Denied::TrustDomain(self.trust_domain.clone()));
+        }
+        let Some(caller) = peer.as_service() else { return Verdict::Denied(Denied::NotAService) };
+        self.of_source(caller).cloned().unwrap_or_else(|| Unmatched::Source.under(self.default).into())
+    }
+
+    /// The verdict of the first intention whose source matches. Sources of cluster peers match nobody.
+    fn of_source(&self, caller: &ServiceName) -> Option<&Verdict> {
+        let ServiceName { partition, namespace, name } = caller;
+        let exact = |text: &Arc<str>| Pattern::Exact(text.clone());
+        let sources =
+            [(exact(namespace), exact(name)), (exact(namespace), Pattern::Any), (Pattern::Any, exact(name)), (Pattern::Any, Pattern::Any)];
+        let found = sources
+            .into_iter()
+            .filter_map(|(namespace, name)| self.verdicts.get(&Source { peer: None, partition: partition.clone(), namespace, name }));
+        found.min_by_key(|(rank, _)| *rank).map(|(_, verdict)| verdict)
+    }
+
+    /// Decides about a peer where no request is known: what depends on one is denied.
     ///
     /// # Errors
     /// [`Denied`], with what decided.
     pub fn authorize(&self, peer: &SpiffeId) -> Result<Permit, Denied> {
-        if peer.trust_domain != self.trust_domain {
-            return Err(Denied::TrustDomain(self.trust_domain.clone()));
+        match self.judge(peer) {
+            Verdict::Permit(permit) => Ok(permit),
+            Verdict::Denied(denied) => Err(denied),
+            Verdict::PerRequest(conditions) => Err(Denied::NeedsRequest(conditions.intention().clone())),
         }
-        let caller = peer.as_service().ok_or(Denied::NotAService)?;
-        let Some((id, intention)) = self.entries.iter().find(|(_, i)| i.source.matches(caller)) else {
-            return match self.default {
-                DefaultPolicy::Allow => Ok(Permit { decider: Decider::DefaultPolicy }),
-                DefaultPolicy::Deny => Err(Denied::DefaultPolicy),
-                DefaultPolicy::Unknown => Err(Denied::DefaultPolicyUnknown),
-            };
-        };
-        match &intention.rule {
-            Rule::Action(Action::Allow) => Ok(Permit { decider: Decider::Intention(id.clone()) }),
-            Rule::Action(Action::Deny) => Err(Denied::Intention(id.clone())),
-            Rule::Unsupported(why) => Err(Denied::Unsupported { id: id.clone(), why: why.clone() }),
-        }
+    }
+
+    /// The intentions that do not do what they say.
+    pub fn doubts(&self) -> impl Iterator<Item = Doubt<'_>> {
+        self.entries.iter().filter_map(|(id, intention)| match (&intention.source.peer, &intention.rule) {
+            (Some(peer), _) => Some(Doubt {
+                id,
+                why: format!("its source is of the cluster peer {peer}, and peering is not supported yet"),
+                effect: "it matches nobody",
+            }),
+            (None, Rule::Unsupported(why)) => Some(Doubt { id, why: why.clone(), effect: "it denies until it can be evaluated" }),
+            (None, _) => None,
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn td() -> TrustDomain {
-        TrustDomain::parse("td.consul").unwrap()
-    }
-
-    fn peer(name: &str) -> SpiffeId {
-        SpiffeId::service(td(), ServiceName::local(name), "dc9")
-    }
-
-    fn intention(source: &str, precedence: u32, rule: Rule) -> Intention {
-        let source = Source { peer: None, partition: "default".into(), namespace: Pattern::parse("default"), name: Pattern::parse(source) };
-        Intention { source, destination: "db".into(), precedence, rule }
-    }
-
-    const ALLOW: Rule = Rule::Action(Action::Allow);
-    const DENY: Rule = Rule::Action(Action::Deny);
-
-    #[test]
-    fn the_highest_precedence_that_matches_the_source_decides() {
-        let list = vec![intention("*", 8, DENY), intention("web", 9, ALLOW)];
-        let intentions = Intentions::new(td(), DefaultPolicy::Deny, list);
-        assert!(intentions.authorize(&peer("web")).is_ok());
-        assert_eq!(intentions.authorize(&peer("other")).unwrap_err().reason(), "intention_denied");
-    }
-
-    #[test]
-    fn without_a_match_the_default_policy_decides_and_unknown_denies() {
-        let verdict = |default| Intentions::new(td(), default, vec![intention("api", 9, DENY)]).authorize(&peer("web"));
-        assert_eq!(*verdict(DefaultPolicy::Allow).unwrap().decider(), Decider::DefaultPolicy);
-        assert_eq!(verdict(DefaultPolicy::Deny), Err(Denied::DefaultPolicy));
-        assert_eq!(verdict(DefaultPolicy::Unknown), Err(Denied::DefaultPolicyUnknown));
-    }
-
-    #[test]
-    fn what_cannot_be_evaluated_denies_even_under_default_allow() {
-        let rule = Rule::Unsupported("L7 permissions".into());
-        let intentions = Intentions::new(td(), DefaultPolicy::Allow, vec![intention("web", 9, rule)]);
-        assert_eq!(intentions.authorize(&peer("web")).unwrap_err().reason(), "intention_unsupported");
-    }
-
-    #[test]
-    fn a_peered_source_matches_nobody_here() {
-        let mut allow = intention("web", 9, ALLOW);
-        allow.source.peer = Some("cluster2".into());
-        let intentions = Intentions::new(td(), DefaultPolicy::Deny, vec![allow]);
-        assert_eq!(intentions.authorize(&peer("web")), Err(Denied::DefaultPolicy));
-    }
-
-    #[test]
-    fn a_foreign_trust_domain_or_a_gateway_is_never_let_through() {
-        let intentions = Intentions::new(td(), DefaultPolicy::Allow, vec![intention("*", 8, ALLOW)]);
-        let foreign: SpiffeId = "spiffe://td.consul.evil/ns/default/dc/dc1/svc/web".parse().unwrap();
-        assert_eq!(intentions.authorize(&foreign).unwrap_err().reason(), "foreign_trust_domain");
-        let gateway: SpiffeId = "spiffe://td.consul/gateway/mesh/dc/dc1".parse().unwrap();
-        assert_eq!(intentions.authorize(&gateway), Err(Denied::NotAService));
-    }
-
-    #[test]
-    fn names_are_compared_exactly_never_as_patterns() {
-        let intentions = Intentions::new(td(), DefaultPolicy::Deny, vec![intention("web.v1", 9, ALLOW)]);
-        assert!(intentions.authorize(&peer("web.v1")).is_ok());
-        assert!(intentions.authorize(&peer("webXv1")).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn order_of_arrival_does_not_matter(mut list in proptest::collection::vec((0u32..3, any::<bool>()), 0..6), seed in any::<u64>()) {
-            // One intention a precedence and source, as Consul keeps them.
-            list.sort_unstable_by_key(|(p, _)| *p);
-            list.dedup_by_key(|(p, _)| *p);
-            let make = |(p, allow): &(u32, bool)| {
-                let source = ["*", "web", "api"][*p as usize];
-                intention(source, if *p == 0 { 8 } else { 9 }, if *allow { ALLOW } else { DENY })
-            };
-            let straight: Vec<_> = list.iter().map(make).collect();
-            let mut shuffled = straight.clone();
-            if !shuffled.is_empty() {
-                let by = (seed as usize) % shuffled.len();
-                shuffled.rotate_left(by);
-            }
-            for caller in ["web", "api", "other"] {
-                let a = Intentions::new(td(), DefaultPolicy::Deny, straight.clone()).authorize(&peer(caller)).is_ok();
-                let b = Intentions::new(td(), DefaultPolicy::Deny, shuffled.clone()).authorize(&peer(caller)).is_ok();
-                prop_assert_eq!(a, b);
-            }
-        }
-    }
-}
+mod tests;

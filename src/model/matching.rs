@@ -1,9 +1,13 @@
 //! How texts, paths, headers and query parameters are compared: by routes and by the permissions of intentions alike.
 
+mod regex;
+
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::HeaderMap;
 use serde::Serialize;
+
+pub use self::regex::Regex;
 
 /// A request as routes and permissions see it. The path is in its one normalised form.
 #[derive(Clone, Copy, Debug)]
@@ -21,79 +25,32 @@ pub struct RequestView<'a> {
 }
 
 impl<'a> RequestView<'a> {
-    /// The value of a header, several fields joined by `,` as Envoy compares them. `host`, `:authority`, `:path` and `:method` name the
+    /// The value of a header, the first line if there are several. `host` and `:authority`, `:path` (with the query) and `:method` name the
     /// request's own parts. Bytes that are no UTF-8 stay bytes.
     pub fn header(&self, name: &str) -> Option<Cow<'a, [u8]>> {
+        self.own_part(name).or_else(|| self.headers.get(name).map(|line| Cow::Borrowed(line.as_bytes().trim_ascii())))
+    }
+
+    /// Whether a line of a header passes a test; `None` without such a header. Lines are neither joined nor split, as in Envoy.
+    fn any_line(&self, name: &str, test: impl Fn(&[u8]) -> bool) -> Option<bool> {
+        if let Some(value) = self.own_part(name) {
+            return Some(test(&value));
+        }
+        let mut lines = self.headers.get_all(name).iter().map(|line| line.as_bytes().trim_ascii()).peekable();
+        lines.peek()?;
+        Some(lines.any(test))
+    }
+
+    fn own_part(&self, name: &str) -> Option<Cow<'a, [u8]>> {
         match name {
-            "host" | ":authority" => return Some(Cow::Borrowed(self.authority.as_bytes())),
-            ":method" => return Some(Cow::Borrowed(self.method.as_bytes())),
-            ":path" => {
-                return Some(match self.query {
-                    None => Cow::Borrowed(self.path.as_bytes()),
-                    Some(query) => Cow::Owned(format!("{}?{query}", self.path).into_bytes()),
-                });
-            }
-            _ => {}
+            "host" | ":authority" => Some(Cow::Borrowed(self.authority.as_bytes())),
+            ":method" => Some(Cow::Borrowed(self.method.as_bytes())),
+            ":path" => Some(match self.query {
+                None => Cow::Borrowed(self.path.as_bytes()),
+                Some(query) => Cow::Owned([self.path, "?", query].concat().into_bytes()),
+            }),
+            _ => None,
         }
-        let mut values = self.headers.get_all(name).iter();
-        let first = values.next()?.as_bytes();
-        match values.next() {
-            None => Some(Cow::Borrowed(first)),
-            Some(second) => {
-                let all: Vec<&[u8]> = [first, second.as_bytes()].into_iter().chain(values.map(|v| v.as_bytes())).collect();
-                Some(Cow::Owned(all.join(&b","[..])))
-            }
-        }
-    }
-}
-
-/// An RE2 expression that must match the whole value.
-#[derive(Clone)]
-pub struct Regex {
-    source: Arc<str>,
-    compiled: regex::bytes::Regex,
-}
-
-impl Regex {
-    /// Compiles an expression.
-    ///
-    /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn parse(source: &str) -> Result<Self, String> {
-        let compiled = regex::bytes::Regex::new(&format!(r"\A(?:{source})\z"))
-            .map_err(|e| e.to_string().lines().last().unwrap_or("not a regular expression").to_owned())?;
-        Ok(Self { source: source.into(), compiled })
-    }
-
-    /// Whether it matches the whole of `value`.
-    pub fn is_match(&self, value: &[u8]) -> bool {
-        self.compiled.is_match(value)
-    }
-}
-
-impl PartialEq for Regex {
-    fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
-    }
-}
-
-impl Eq for Regex {}
-
-impl fmt::Debug for Regex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "/{}/", self.source)
-    }
-}
-
-impl fmt::Display for Regex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.source)
-    }
-}
-
-impl Serialize for Regex {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.source)
     }
 }
 
@@ -150,6 +107,16 @@ pub struct PathMatch {
     pub ignore_case: bool,
 }
 
+impl fmt::Display for PathMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "path {}{}", self.text, ignoring_case(self.ignore_case))
+    }
+}
+
+fn ignoring_case(ignore_case: bool) -> &'static str {
+    if ignore_case { " in any case" } else { "" }
+}
+
 impl PathMatch {
     /// Whether a path without query passes.
     pub fn is_match(&self, path: &str) -> bool {
@@ -171,22 +138,31 @@ pub struct HeaderMatch {
 }
 
 impl HeaderMatch {
-    /// Whether the request passes.
+    /// Whether the request passes. Of several lines one must pass the test, or none if it is inverted.
     pub fn is_match(&self, request: &RequestView<'_>) -> bool {
-        match (request.header(&self.name), &self.value) {
-            (found, None) => found.is_some() != self.invert,
-            (None, Some(_)) => false,
-            (Some(value), Some(test)) => test.is_match(&value, self.ignore_case) != self.invert,
+        match &self.value {
+            None => request.any_line(&self.name, |_| true).is_some() != self.invert,
+            Some(test) => request.any_line(&self.name, |line| test.is_match(line, self.ignore_case)).is_some_and(|any| any != self.invert),
         }
     }
 }
 
-/// A test of a query parameter.
+impl fmt::Display for HeaderMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.invert { "not " } else { "" };
+        match &self.value {
+            None => write!(f, "header {} {not}present", self.name),
+            Some(test) => write!(f, "header {} {not}{test}{}", self.name, ignoring_case(self.ignore_case)),
+        }
+    }
+}
+
+/// A test of a query parameter. As in Envoy names and values are compared as they were sent, without decoding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct QueryMatch {
     /// The parameter's name.
     pub name: Arc<str>,
-    /// The test of its (first) value; `None` is "it is there".
+    /// The test of its first value (empty for `?name`); `None` is "it is there".
     pub value: Option<TextMatch>,
 }
 
@@ -202,3 +178,6 @@ impl QueryMatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

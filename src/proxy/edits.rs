@@ -1,18 +1,21 @@
 //! Header edits of routes and legs, and header names with underscores.
 
-use std::{borrow::Cow, net::SocketAddr, sync::LazyLock, time::SystemTime};
+use std::{borrow::Cow, net::SocketAddr, time::SystemTime};
 
 use http::{HeaderValue, Version, header::HeaderName};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 use time::OffsetDateTime;
 
-use crate::model::{
-    format::{Command, Format, Values},
-    identity::SpiffeId,
-    listener::Address,
-    path::{Rejected, Underscores},
-    route::Edits,
+use crate::{
+    model::{
+        format::{Command, Format, Values},
+        identity::SpiffeId,
+        listener::Address,
+        path::{Rejected, Underscores},
+        route::Edits,
+    },
+    telemetry,
 };
 
 /// What the values of headers are made of.
@@ -40,9 +43,6 @@ pub struct Inputs<'a> {
     pub status: u16,
 }
 
-/// The host's name, as `uname` tells it.
-static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-
 impl Values for Inputs<'_> {
     fn value(&self, command: &Command) -> Option<Cow<'_, str>> {
         let upstream = match self.upstream {
@@ -60,7 +60,7 @@ impl Values for Inputs<'_> {
             "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => ip(self.local),
             "DOWNSTREAM_LOCAL_PORT" => port(self.local),
             "DOWNSTREAM_PEER_URI_SAN" => self.peer.map(|peer| peer.to_string().into()),
-            "HOSTNAME" => Some(HOSTNAME.as_str().into()),
+            "HOSTNAME" => Some(telemetry::hostname().into()),
             "PROTOCOL" => Some(protocol(self.request.version).into()),
             // `%REQ(first?second)%`: the first that is there.
             "REQ" => command.argument.as_ref()?.split('?').find_map(|name| self.field(name)),

@@ -109,7 +109,7 @@ impl Mesh {
             (key, Arc::new(listener))
         };
         let inbound = Role::Inbound(Inbound {
-            intentions: Arc::new(Intentions::new(self.api.roots.trust_domain.clone(), self.policy, Vec::new())),
+            intentions: Arc::new(Intentions::new(self.api.roots.trust_domain.clone(), self.policy, self.protocol, Vec::new())),
             providers: Arc::default(),
             app: endpoint(self.app),
             connect_timeout: Duration::from_secs(5),

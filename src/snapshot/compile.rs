@@ -258,13 +258,11 @@ impl Sidecar<'_> {
                 "give the token service:write on the service, or write an intention for each caller",
             );
         }
-        for unsupported in parts.intentions {
-            if let crate::model::intention::Rule::Unsupported(why) = &unsupported.rule {
-                let path = format!("intention {} -> {}", unsupported.source.name, unsupported.destination);
-                self.problem(&path, why, "it denies until it can be evaluated");
-            }
+        let trust_domain = identity.roots.trust_domain.clone();
+        let intentions = Intentions::new(trust_domain, parts.default, registration.protocol, parts.intentions.to_vec());
+        for doubt in intentions.doubts() {
+            self.problem(&format!("intention {}", doubt.id), &doubt.why, doubt.effect);
         }
-        let intentions = Intentions::new(identity.roots.trust_domain.clone(), parts.default, parts.intentions.to_vec());
         let app = local_app(&registration.app);
         let xfcc = match registration.protocol {
             Protocol::Http | Protocol::Http2 if !parts.mesh.sanitize_xfcc => Xfcc::AppendForward,

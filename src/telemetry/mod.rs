@@ -8,11 +8,19 @@ pub mod statsd;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::sync::LazyLock;
+
 use self::{
     access_log::AccessLogger,
     metrics::{ListenerMetrics, Metrics},
     record::Record,
 };
+
+/// The name of this host, as `uname` and the command `%HOSTNAME%` tell it.
+pub fn hostname() -> &'static str {
+    static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+    &HOSTNAME
+}
 
 /// Everything that a finished request is told to. One for each process, shared behind an `Arc`.
 #[derive(Debug)]

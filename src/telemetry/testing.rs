@@ -51,7 +51,7 @@ pub(crate) fn inbound(access_log: AccessLog, not_after: i64) -> Listener {
     let trust_domain = TrustDomain::parse("td.consul").unwrap();
     let app = Address::Tcp(([127, 0, 0, 1], 8080).into());
     let role = Role::Inbound(Inbound {
-        intentions: Arc::new(Intentions::new(trust_domain, DefaultPolicy::Deny, Vec::new())),
+        intentions: Arc::new(Intentions::new(trust_domain, DefaultPolicy::Deny, Protocol::Http, Vec::new())),
         providers: Arc::default(),
         app: Arc::new(Endpoint { id: "local_app".into(), address: app, weight: 1, health: Health::Passing }),
         connect_timeout: Duration::from_secs(5),

@@ -128,5 +128,5 @@ fn intention(written: &MeshIntention) -> Intention {
     };
     let namespace = Pattern::parse(DEFAULT);
     let source = Source { peer: None, partition: DEFAULT.into(), namespace, name: written.source.clone() };
-    Intention { source, destination: written.destination.to_string(), precedence, rule: Rule::Action(written.action) }
+    Intention { source, destination: written.destination.to_string(), precedence, rule: Rule::Action(written.action), jwt: None }
 }

@@ -41,10 +41,13 @@ pub struct Verifier {
     caches: Mutex<HashMap<Arc<str>, Cache>>,
 }
 
+/// What became of a provider's token.
+type Outcome = Result<Arc<Claims>, Rejected>;
+
 /// What became of each provider's token in one request.
 #[derive(Debug, Default)]
 pub struct Verified {
-    outcomes: Vec<(Arc<Provider>, Result<Arc<Claims>, Rejected>)>,
+    outcomes: Vec<(Arc<Provider>, Outcome)>,
 }
 
 impl Verifier {
@@ -55,7 +58,7 @@ impl Verifier {
         Verified { outcomes }
     }
 
-    fn token_of(&self, provider: &Arc<Provider>, request: &RequestView<'_>, now: f64) -> Result<Arc<Claims>, Rejected> {
+    fn token_of(&self, provider: &Arc<Provider>, request: &RequestView<'_>, now: f64) -> Outcome {
         let tokens: Vec<_> =
             provider.entry.locations.iter().flat_map(|location| locate::tokens(location, request)).take(MOST + 1).collect();
         if tokens.len() > MOST {
@@ -71,7 +74,7 @@ impl Verifier {
     }
 
     /// The claims of a token that stands but for its times.
-    fn claims(&self, provider: &Arc<Provider>, token: &[u8]) -> Result<Arc<Claims>, Rejected> {
+    fn claims(&self, provider: &Arc<Provider>, token: &[u8]) -> Outcome {
         if token.len() > LONGEST {
             return Err(Rejected::TooLong);
         }

@@ -165,7 +165,7 @@ fn a_new_upstream_that_has_not_arrived_holds_nothing_back_once_started() {
 
 fn deny_all() -> Intention {
     let source = Source { peer: None, partition: "default".into(), namespace: Pattern::Any, name: Pattern::Any };
-    Intention { source, destination: "web".into(), precedence: 8, rule: Rule::Action(Action::Deny) }
+    Intention { source, destination: "web".into(), precedence: 8, rule: Rule::Action(Action::Deny), jwt: None }
 }
 
 #[test]

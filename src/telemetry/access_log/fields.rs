@@ -5,7 +5,6 @@ use std::{
     fmt,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
-    sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
@@ -22,7 +21,10 @@ use crate::{
         listener::Address,
         moment::MomentFormat,
     },
-    telemetry::record::{HttpPart, Record},
+    telemetry::{
+        self,
+        record::{HttpPart, Record},
+    },
 };
 
 /// What stands in a text for an operator without a value, as in Envoy.
@@ -30,9 +32,6 @@ const ABSENT: &str = "-";
 
 /// The header in which Envoy tells how long the endpoint took, milliseconds. We tell it even where no such header is sent.
 const SERVICE_TIME: &str = "x-envoy-upstream-service-time";
-
-/// The name of this host, as `%HOSTNAME%` has it.
-static HOSTNAME: LazyLock<String> = LazyLock::new(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
 
 /// The names of gRPC's status codes, by their number.
 const GRPC: [(&str, &str); 17] = [
@@ -96,7 +95,7 @@ impl<'a> Value<'a> {
             Operator::DownstreamTlsVersion => text(record.tls_version),
             Operator::DownstreamTransportFailureReason => text(record.downstream_failure),
             Operator::Duration => Self::Number(milliseconds(record.duration)),
-            Operator::Hostname => text(Some(&HOSTNAME)),
+            Operator::Hostname => text(Some(telemetry::hostname())),
             Operator::Protocol => text(http.map(|h| h.version)),
             Operator::RequestDuration => time(http.and_then(|h| h.request_time)),
             Operator::RequestedServerName => text(record.server_name),

@@ -1,10 +1,14 @@
 //! Who may call us: `GET /v1/connect/intentions/match`. Fails closed: what is not understood denies.
 
+mod permission;
+
 use consul_api_types::{Intention as Wire, IntentionMatches};
+use serde_json::{Map, Value};
 
 use crate::model::{
     identity::DEFAULT,
     intention::{Action, Intention, Pattern, Rule, Source},
+    jwt::JwtRequirement,
 };
 
 /// Keys beside those of the API types that say nothing about who may call.
@@ -34,102 +38,57 @@ fn intention(wire: &Wire) -> Result<Intention, String> {
         namespace: Pattern::parse(&or_default(&wire.source_ns)),
         name: Pattern::parse(&wire.source_name),
     };
-    Ok(Intention { source, destination: wire.destination_name.clone(), precedence: wire.precedence, rule: rule(wire) })
+    let destination = wire.destination_name.clone();
+    let (rule, jwt) = rule(wire).unwrap_or_else(|why| (Rule::Unsupported(why), None));
+    Ok(Intention { source, destination, precedence: wire.precedence, rule, jwt })
 }
 
-fn rule(wire: &Wire) -> Rule {
-    let unsupported = |why: &str| Rule::Unsupported(why.to_owned());
-    if !wire.permissions.is_empty() {
-        return unsupported("permissions on requests (L7) are not supported yet");
-    }
-    if wire.jwt.is_some() {
-        return unsupported("JWT requirements are not supported yet");
-    }
+/// # Errors
+/// What is not understood, with the path of the field.
+fn rule(wire: &Wire) -> Result<(Rule, Option<JwtRequirement>), String> {
     if !wire.source_sameness_group.is_empty() {
-        return unsupported("sameness groups are not supported");
+        return Err("SourceSamenessGroup: sameness groups are not supported".to_owned());
     }
     if !matches!(wire.source_type.as_str(), "" | "consul") {
-        return Rule::Unsupported(format!("its source type {:?} is not known", wire.source_type));
+        return Err(format!("SourceType: {:?} is not known", wire.source_type));
     }
     if let Some(key) = wire.unknown.keys().find(|key| !HARMLESS.contains(&key.as_str())) {
-        return Rule::Unsupported(format!("it has {key}, which is not known"));
+        return Err(format!("{key} is not known"));
     }
-    match wire.action.as_str() {
-        "allow" => Rule::Action(Action::Allow),
-        "deny" => Rule::Action(Action::Deny),
-        "" => unsupported("it has neither an action nor permissions"),
-        other => Rule::Unsupported(format!("its action {other:?} is not known")),
+    let jwt = permission::jwt(wire.jwt.as_ref())?;
+    let rule = match (wire.action.as_str(), wire.permissions.as_slice()) {
+        ("", []) => return Err("it has neither Action nor Permissions".to_owned()),
+        (text, []) => Rule::Action(action(text)?),
+        ("", list) => {
+            let decoded = list.iter().enumerate().map(|(at, wire)| permission::permission(wire).map_err(in_list("Permissions", at)));
+            Rule::Permissions(decoded.collect::<Result<_, _>>()?)
+        }
+        (_, _) => return Err("it has both Action and Permissions".to_owned()),
+    };
+    Ok((rule, jwt))
+}
+
+fn action(text: &str) -> Result<Action, String> {
+    match text {
+        "allow" => Ok(Action::Allow),
+        "deny" => Ok(Action::Deny),
+        other => Err(format!("Action: {other:?} is neither allow nor deny")),
     }
+}
+
+/// Refuses keys that the API types do not know.
+fn nothing_unknown(unknown: &Map<String, Value>) -> Result<(), String> {
+    unknown.keys().next().map_or(Ok(()), |key| Err(format!("{key} is not known")))
+}
+
+/// Puts the place in a list before what is wrong there.
+fn in_list(list: &str, at: usize) -> impl Fn(String) -> String {
+    move |why| format!("{list}[{at}].{why}")
 }
 
 #[cfg(test)]
-mod tests {
-
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn decode(list: Value) -> Result<Vec<Intention>, String> {
-        intentions(&serde_json::from_value(json!({ "db": list })).unwrap(), "db")
-    }
-
-    /// One intention from `web`, with these fields.
-    fn with(fields: Value) -> Result<Intention, String> {
-        let mut wire = json!({"SourceName": "web", "SourceNS": "default", "DestinationName": "db", "SourceType": "consul",
-            "Precedence": 9, "Action": "allow", "Hash": "3q2+7w==", "CreateIndex": 7});
-        for (key, value) in fields.as_object().unwrap() {
-            wire[key] = value.clone();
-        }
-        decode(json!([wire])).map(|mut list| list.remove(0))
-    }
-
-    #[test]
-    fn plain_intentions_are_read_with_their_source() {
-        let allow = with(json!({})).unwrap();
-        assert_eq!((allow.rule, allow.precedence, allow.destination.as_str()), (Rule::Action(Action::Allow), 9, "db"));
-        let web = Source {
-            peer: None,
-            partition: "default".into(),
-            namespace: Pattern::Exact("default".into()),
-            name: Pattern::Exact("web".into()),
-        };
-        assert_eq!(allow.source, web);
-        let other =
-            with(json!({"SourceName": "*", "SourceNS": "*", "SourcePartition": "blue", "SourcePeer": "cluster2", "Action": "deny"}));
-        let other = other.unwrap();
-        assert_eq!((&other.source.name, &other.source.namespace), (&Pattern::Any, &Pattern::Any));
-        assert_eq!((other.source.peer.as_deref(), &*other.source.partition), (Some("cluster2"), "blue"));
-        assert_eq!(other.rule, Rule::Action(Action::Deny));
-    }
-
-    #[test]
-    fn what_is_not_understood_never_allows() {
-        for fields in [
-            json!({"Action": "permit"}),
-            json!({"Action": "Allow"}),
-            json!({"Action": ""}),
-            json!({"Action": "", "Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/"}}]}),
-            json!({"Permissions": [{"Action": "allow"}]}),
-            json!({"JWT": {"Providers": [{"Name": "okta"}]}}),
-            json!({"SourceType": "external"}),
-            json!({"SourceSamenessGroup": "all"}),
-            json!({"OnlyOnWeekdays": true}),
-        ] {
-            assert!(matches!(with(fields.clone()).unwrap().rule, Rule::Unsupported(_)), "{fields}");
-        }
-    }
-
-    #[test]
-    fn a_list_whose_order_is_not_certain_is_refused_as_a_whole() {
-        assert!(with(json!({"Precedence": 0})).is_err());
-        assert!(with(json!({"Precedence": 10})).is_err());
-        assert!(with(json!({"SourceName": ""})).is_err());
-    }
-
-    #[test]
-    fn no_list_is_no_answer_but_an_empty_one_is() {
-        assert!(intentions(&IntentionMatches::default(), "db").is_err());
-        assert_eq!(decode(json!([])).unwrap(), []);
-        assert_eq!(decode(Value::Null).unwrap(), []);
-    }
-}
+mod differential;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;

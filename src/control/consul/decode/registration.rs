@@ -279,7 +279,6 @@ mod tests {
                 "Proxy.Config.protocol",
                 "Proxy.Config.local_connect_timeout_ms",
                 "Proxy.Mode",
-                "Proxy.Expose",
                 "Proxy.Upstreams[0].DestinationType",
                 "Proxy.Upstreams[1].DestinationPeer",
                 "Proxy.Upstreams[2].LocalBindAddress",

@@ -39,11 +39,7 @@ use crate::{
         reconciler,
         watches::Watches,
     },
-    proxy::{
-        self,
-        listeners::{Bindings, Listeners},
-        live::Workshop,
-    },
+    proxy::{self, bindings::Bindings, listeners::Listeners, live::Workshop, serve::Patience},
     snapshot::{self, Subscriber},
     telemetry::{Telemetry, log::LogHandle},
 };
@@ -136,13 +132,14 @@ where
         let (feed, reconciler) = reconciler::channel();
         let end = End::default();
         end.follow_signals()?;
-        let bindings = data.bindings.clone();
+        let (bindings, guards) = (data.bindings.clone(), data.bindings.clone());
         let state = AdminState {
             snapshots: subscriber.clone(),
             telemetry: telemetry.clone(),
             log,
             watches,
             pending: Arc::new(move || bindings.pending()),
+            protection: Arc::new(move |listener, target| Some(serde_json::json!(guards.protection(listener, target)?))),
             draining: end.draining.clone(),
             drain: Arc::new({
                 let end = end.clone();
@@ -259,7 +256,7 @@ impl Data {
         let roots = NoRoots::new().context("cannot prepare TLS")?;
         let plane = {
             let _inside = runtime.enter();
-            Arc::new(proxy::plane(threads, roots.path(), telemetry.clone()))
+            Arc::new(proxy::plane(threads, roots.path(), telemetry.clone(), Patience::default()))
         };
         let listeners = Listeners::new(plane, Workshop::new(telemetry), bindings.clone());
         Ok(Self { runtime, bindings, listeners: Some(listeners) })

@@ -33,6 +33,7 @@ use axum::{
 };
 
 use crate::{
+    model::{cluster::TargetId, listener::ListenerKey},
     snapshot::Subscriber,
     telemetry::{Telemetry, log::LogHandle},
 };
@@ -50,6 +51,8 @@ pub struct AdminState {
     pub watches: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// What the data plane still waits for before it can serve, for example listeners that are not bound yet.
     pub pending: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// How the data plane protects a listener's cluster now, as JSON of its own shape.
+    pub protection: Arc<dyn Fn(&ListenerKey, &TargetId) -> Option<serde_json::Value> + Send + Sync>,
     /// Set while the process drains: it is not ready then.
     pub draining: Arc<AtomicBool>,
     /// Starts draining; called for each `POST /drain`.

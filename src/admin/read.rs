@@ -82,12 +82,16 @@ struct ClusterView<'a> {
     listener: String,
     healthy: bool,
     endpoints: Vec<&'a Endpoint>,
+    /// What is in flight, and who is left out for the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protection: Option<serde_json::Value>,
 }
 
 impl<'a> ClusterView<'a> {
     fn new(listener: &Listener, name: &'a str, endpoints: impl IntoIterator<Item = &'a Arc<Endpoint>>) -> Self {
         let endpoints: Vec<&Endpoint> = endpoints.into_iter().map(|endpoint| &**endpoint).collect();
-        Self { name, listener: listener.key.to_string(), healthy: endpoints.iter().any(|e| e.is_healthy()), endpoints }
+        let healthy = endpoints.iter().any(|e| e.is_healthy());
+        Self { name, listener: listener.key.to_string(), healthy, endpoints, protection: None }
     }
 }
 
@@ -96,8 +100,11 @@ pub(super) async fn clusters(State(state): State<AdminState>) -> Response {
     let views = snapshot.listeners.values().flat_map(|listener| match &listener.role {
         Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. }) => vec![ClusterView::new(listener, &app.id, [app])],
         Role::Upstream(upstream) => {
-            let clusters = upstream.clusters.iter();
-            clusters.map(|cluster| ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)).collect()
+            let clusters = upstream.clusters.iter().map(|cluster| ClusterView {
+                protection: (state.protection)(&listener.key, &cluster.target),
+                ..ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)
+            });
+            clusters.collect()
         }
     });
     Json(views.collect::<Vec<_>>()).into_response()

@@ -41,6 +41,7 @@ fn start(ready_only: bool) -> Bench {
         log,
         watches: Arc::new(|| json!([{"watch": "leaf"}])),
         pending: Arc::new(Vec::new),
+        protection: Arc::new(|listener, target| Some(json!({"of": [listener.to_string(), &*target.0]}))),
         draining: Arc::default(),
         drain: Arc::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);

@@ -35,7 +35,11 @@ use tokio::{
 };
 
 use super::{live::Live, tls::Peer};
-use crate::model::intention::{Denied, Intentions, Permit};
+use crate::model::intention::{Denied, Intentions, Verdict};
+
+mod head;
+
+pub use head::{Head, LONGEST as LONGEST_HEAD};
 
 /// Read buffer of a connection, bytes: whole requests of ordinary size in one read; larger reads bypass it.
 const READ_BUFFER: usize = 4096;
@@ -103,7 +107,7 @@ pub struct Context {
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
     pub tunnel: Tunnel,
-    verdict: ArcSwapOption<Verdict>,
+    judged: ArcSwapOption<Judged>,
 }
 
 /// A connection that carries a tunnel since one of its requests was upgraded.
@@ -152,9 +156,9 @@ impl Tunnel {
 }
 
 /// A verdict with the intentions that gave it.
-struct Verdict {
+struct Judged {
     intentions: Arc<Intentions>,
-    outcome: Result<Permit, Denied>,
+    verdict: Verdict,
 }
 
 impl Context {
@@ -162,23 +166,21 @@ impl Context {
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (peer, server_name, tls_version, tunnel, verdict) = (None, None, None, Tunnel::default(), ArcSwapOption::empty());
-        Self { id, live, peer, remote, local, server_name, tls_version, draining, tunnel, verdict }
+        let (peer, server_name, tls_version, tunnel, judged) = (None, None, None, Tunnel::default(), ArcSwapOption::empty());
+        Self { id, live, peer, remote, local, server_name, tls_version, draining, tunnel, judged }
     }
 
-    /// Whether this connection's peer may call. Decided once for each change of the intentions, not for each request.
-    ///
-    /// # Errors
-    /// [`Denied`]; a connection without an identified peer is never let through.
-    pub fn authorize(&self, intentions: &Arc<Intentions>) -> Result<Permit, Denied> {
-        if let Some(known) = &*self.verdict.load()
+    /// What the intentions say about this connection's peer. Found once for each change of the intentions, not for each request; a connection
+    /// without an identified peer is never let through.
+    pub fn judge(&self, intentions: &Arc<Intentions>) -> Verdict {
+        if let Some(known) = &*self.judged.load()
             && Arc::ptr_eq(&known.intentions, intentions)
         {
-            return known.outcome.clone();
+            return known.verdict.clone();
         }
-        let outcome = self.peer.as_ref().ok_or(Denied::NotAService).and_then(|peer| intentions.authorize(&peer.id));
-        self.verdict.store(Some(Arc::new(Verdict { intentions: intentions.clone(), outcome: outcome.clone() })));
-        outcome
+        let verdict = self.peer.as_ref().map_or(Verdict::Denied(Denied::NotAService), |peer| intentions.judge(&peer.id));
+        self.judged.store(Some(Arc::new(Judged { intentions: intentions.clone(), verdict: verdict.clone() })));
+        verdict
     }
 
     /// The context of a session's connection.
@@ -320,17 +322,7 @@ impl Connection {
 
     /// Waits until the client sends something; what came is kept for the next reader. `false` when it left.
     pub async fn readable(&mut self) -> bool {
-        if !self.ahead.is_empty() {
-            return true;
-        }
-        let mut first = [0; 1];
-        match self.read_transport(&mut first).await {
-            Ok(1) => {
-                self.ahead.extend_from_slice(&first);
-                true
-            }
-            _ => false,
-        }
+        !self.ahead.is_empty() || matches!(self.fill().await, Ok(1..))
     }
 
     /// Notes bytes that passed in one direction.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::model::{
     cluster::Endpoint,
-    intention::Action,
+    intention::{Denied, Verdict},
     listener::{Exposed, Inbound, Role},
     matching::RequestView,
     route::{Leg, Route},
@@ -168,23 +168,38 @@ impl Exchange {
         Some((route, route.legs.get(self.routed.leg)?))
     }
 
-    /// authorize: on the inbound side, whether the intentions let the peer through; on the outbound side the far sidecar decides, and our part is to
-    /// check its identity at *connect*.
+    /// authorize: on the inbound side, whether the intentions let the peer (with this request) through; on the outbound side the far sidecar decides,
+    /// and our part is to check its identity at *connect*.
     ///
     /// # Errors
     /// [`Refusal::Denied`].
-    pub fn authorize(context: &Context, live: &Live) -> Result<(), Refusal> {
-        let Role::Inbound(inbound) = &live.listener.role else { return Ok(()) };
-        let verdict = context.authorize(&inbound.intentions);
-        match &verdict {
-            Ok(_) => live.metrics.decision(Action::Allow, "allowed"),
+    pub fn authorize(&mut self, context: &Context, live: &Live, request: Option<&RequestView<'_>>) -> Result<(), Refusal> {
+        let (Role::Inbound(inbound), Side::App(app)) = (&live.listener.role, &live.side) else { return Ok(()) };
+        if let Some(request) = request
+            && !inbound.providers.is_empty()
+        {
+            self.tokens = app.tokens.verify(&inbound.providers, request, self.wall);
+        }
+        let outcome = match (context.judge(&inbound.intentions), request) {
+            (Verdict::Permit(permit), _) => Ok(permit),
+            (Verdict::Denied(denied), _) => Err(denied),
+            (Verdict::PerRequest(conditions), Some(request)) => conditions.authorize(request, &self.tokens),
+            (Verdict::PerRequest(conditions), None) => Err(Denied::NeedsRequest(conditions.intention().clone())),
+        };
+        match outcome {
+            Ok(_) => {
+                live.metrics.allowed();
+                Ok(())
+            }
             Err(denied) => {
-                live.metrics.decision(Action::Deny, denied.reason());
+                let decider = denied.to_string();
+                live.metrics.denied(denied.reason(), &decider);
                 let source = context.peer.as_ref().map(|p| p.id.to_string()).unwrap_or_default();
-                tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), "denied: {denied}");
+                let tokens = self.tokens.problems();
+                tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), tokens, "denied: {decider}");
+                Err(Refusal::Denied(denied))
             }
         }
-        verdict.map(|_| ()).map_err(Refusal::Denied)
     }
 
     /// balance: the endpoint for the next try, admitted under its cluster's limits.
@@ -255,12 +270,29 @@ impl Exchange {
         if let Some(why) = why {
             self.refusal = Some(why);
         }
-        if !replayable {
-            return false;
+        let again = if replayable { self.again(&live, &chosen, outcome, idempotent, reused) } else { Err("not_replayable") };
+        let (endpoint, tries) = (&chosen.endpoint.address, self.attempts);
+        match again {
+            Ok(why) => tracing::debug!(%endpoint, tries, ?outcome, why, "the request is tried again"),
+            Err("answered") => {}
+            Err(why) => tracing::debug!(%endpoint, tries, ?outcome, why, "the failure stands"),
         }
-        let policy = self.taken(&live).and_then(|(route, _)| route.retry.as_ref());
-        let Decision::Repeat { by_policy, budgeted, pause, .. } = retry::decide(policy, self.repeated, outcome, idempotent) else {
-            return false;
+        again.is_ok()
+    }
+
+    /// Prepares another try, or does not; why, in stable words for the log.
+    fn again(
+        &mut self,
+        live: &Live,
+        chosen: &Chosen,
+        outcome: Outcome,
+        idempotent: bool,
+        reused: bool,
+    ) -> Result<&'static str, &'static str> {
+        let policy = self.taken(live).and_then(|(route, _)| route.retry.as_ref());
+        let (why, by_policy, budgeted, pause) = match retry::decide(policy, self.repeated, outcome, idempotent) {
+            Decision::Repeat { why, by_policy, budgeted, pause } => (why, by_policy, budgeted, pause),
+            Decision::Stop(why) => return Err(why),
         };
         let second_chance = reused && outcome == Outcome::Reset && !self.stale.iter().any(|s| Arc::ptr_eq(s, &chosen.endpoint));
         if second_chance {
@@ -271,27 +303,27 @@ impl Exchange {
         let more = match &live.side {
             // The app is the only endpoint of its side: a second try makes sense only if the connection was stale.
             Side::App(_) => second_chance,
-            Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(&live).is_some()),
+            Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(live).is_some()),
         };
         if !more {
-            return false;
+            return Err("no_other_endpoint");
         }
         if budgeted && let Some(cluster) = &chosen.cluster {
             self.held.retry = None;
             self.held.retry = cluster.state.breaker.retry(&cluster.cluster.limits);
             if self.held.retry.is_none() {
-                return false;
+                return Err("retry_budget");
             }
         }
         if by_policy {
             self.repeated += 1;
             self.pause = pause;
-            if self.next(&live).is_none() {
+            if self.next(live).is_none() {
                 // The policy asks for tries, not for endpoints: whoever was tried may be asked again.
                 self.tried.clear();
             }
         }
-        true
+        Ok(why)
     }
 
     /// What header values are made of. `status` is the answer's; 0 is for the request.

@@ -19,6 +19,36 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// By these a caller could steer Envoy's router, or what it tells others of the call. Envoy under Consul takes none of them from an app or a peer, and
+/// removes them before its policies look.
+const CONTROLS: [&str; 16] = [
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-internal",
+    "x-envoy-ip-tags",
+    "x-envoy-is-timeout-retry",
+    "x-envoy-max-retries",
+    "x-envoy-original-url",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retry-on",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-upstream-rq-timeout-ms",
+];
+
+/// Removes the fields by which a caller would steer Envoy.
+pub fn drop_controls(request: &mut RequestHeader) {
+    if request.headers.keys().any(|name| name.as_str().starts_with("x-envoy-")) {
+        for control in CONTROLS {
+            request.remove_header(control);
+        }
+    }
+}
+
 /// The `x-forwarded-client-cert` element of a connection, in Envoy's form: By, Hash, Cert, Chain, Subject, URI.
 ///
 /// Made once a connection: per request it is what makes Envoy slow under Consul.
@@ -163,6 +193,15 @@ mod tests {
         let mut sent = request(&[("x-forwarded-client-cert", "URI=forged")]);
         towards_peer(&mut sent).unwrap();
         assert!(values(&sent, "x-forwarded-client-cert").is_empty());
+    }
+
+    #[test]
+    fn what_would_steer_envoy_is_dropped_and_what_only_tells_is_kept() {
+        let mut seen =
+            request(&[("x-envoy-retry-on", "5xx"), ("X-Envoy-Max-Retries", "9"), ("x-envoy-original-path", "/a"), ("x-other", "1")]);
+        drop_controls(&mut seen);
+        let left: Vec<&str> = seen.headers.keys().map(|name| name.as_str()).collect();
+        assert_eq!(left, ["x-envoy-original-path", "x-other"]);
     }
 
     #[test]

@@ -57,10 +57,11 @@ impl Sidecar {
     /// gate → authorize → route.
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
         gate::check(session.req_header(), || session.to_h1_raw())?;
+        headers::drop_controls(session.req_header_mut());
         match &live.listener.role {
             Role::Inbound(inbound) => {
                 gate::normalize(session.req_header_mut(), &inbound.normalization)?;
-                Exchange::authorize(context, live)
+                exchange.authorize(context, live, Some(&gate::view(session.req_header())))
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),

@@ -13,7 +13,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpSocket, UnixListener},
     sync::watch,
@@ -22,6 +21,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    bindings::Bindings,
     connection::Socket,
     live::{Live, Workshop},
     serve::{Plane, serve},
@@ -37,25 +37,6 @@ const BACKLOG: u32 = 4096;
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a removed listener's connections may go on.
 const REMOVED_GRACE: Duration = Duration::from_secs(30);
-
-/// How far the listeners are behind the snapshot; shared with the admin API.
-#[derive(Debug, Default)]
-pub struct Bindings {
-    /// The first snapshot has been brought up.
-    started: AtomicBool,
-    /// Listeners that could not be brought up, with the reason.
-    unbound: Mutex<BTreeMap<ListenerKey, String>>,
-}
-
-impl Bindings {
-    /// What is not served yet, in words; empty is all.
-    pub fn pending(&self) -> Vec<String> {
-        if !self.started.load(Ordering::Acquire) {
-            return vec!["listeners".to_owned()];
-        }
-        self.unbound.lock().iter().map(|(key, why)| format!("listener {key}: {why}")).collect()
-    }
-}
 
 /// What a connection knows of its listener's life.
 #[derive(Clone)]
@@ -188,6 +169,7 @@ impl Listeners {
         if !wanted.is_empty() {
             self.bindings.started.store(true, Ordering::Release);
         }
+        *self.bindings.up.lock() = self.running.iter().map(|(key, running)| (key.clone(), running.live.clone())).collect();
         self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.epoch == epoch));
     }
 

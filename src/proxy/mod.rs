@@ -4,6 +4,7 @@
 //! → record ([`crate::telemetry`]). What a step refuses is a [`refusal::Refusal`].
 
 pub mod balance;
+pub mod bindings;
 pub mod connection;
 pub mod edits;
 pub mod exchange;
@@ -39,7 +40,7 @@ const STREAM_WINDOW: u32 = 16 << 20;
 
 /// Builds the one HTTP proxy of the process, for `threads` workers. `no_roots` is a PEM file with one certificate that nobody trusts: Pingora
 /// would otherwise load the system's roots, twice, although every connection brings its own.
-pub fn plane(threads: usize, no_roots: String, telemetry: Arc<Telemetry>) -> serve::Plane {
+pub fn plane(threads: usize, no_roots: String, telemetry: Arc<Telemetry>, patience: serve::Patience) -> serve::Plane {
     let conf = ServerConf {
         threads,
         upstream_keepalive_pool_size: POOL,
@@ -52,10 +53,10 @@ pub fn plane(threads: usize, no_roots: String, telemetry: Arc<Telemetry>) -> ser
     let mut options = HttpServerOptions::default();
     // Whether HTTP/2 is spoken is settled before Pingora sees the connection; this makes it believe its own (instant) look.
     options.h2c = true;
-    options.h2_idle_timeout = Some(std::time::Duration::from_secs(300));
+    options.h2_idle_timeout = Some(patience.http2_idle);
     proxy.server_options = Some(options);
     let mut h2 = default_h2_options();
     h2.initial_window_size(STREAM_WINDOW).initial_connection_window_size(STREAM_WINDOW * 2);
     proxy.h2_options = Some(h2);
-    serve::Plane { http: Arc::new(proxy), telemetry }
+    serve::Plane { patience, http: Arc::new(proxy), telemetry }
 }

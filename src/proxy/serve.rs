@@ -5,14 +5,14 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
-    protocols::{Stream, http::ServerSession},
+    protocols::http::ServerSession,
     tls::ssl::{NameType, Ssl, SslAcceptor},
 };
 use pingora_proxy::HttpProxy;
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    connection::{Connection, Context, Socket, Spoken},
+    connection::{Connection, Context, Head, Socket, Spoken},
     exchange::Exchange,
     headers,
     http::Sidecar,
@@ -23,7 +23,10 @@ use super::{
     tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
 };
 use crate::{
-    model::listener::{Listener, Role, Xfcc},
+    model::{
+        intention::Verdict,
+        listener::{Listener, Role, Xfcc},
+    },
     telemetry::{Telemetry, record::Record},
 };
 
@@ -32,8 +35,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long requests in flight on an HTTP/2 connection may go on after its peer was denied; its new requests are refused at once.
 const DENIED_GRACE: Duration = Duration::from_secs(1);
 
+/// How long clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the head of an HTTP/1 request, from its first byte on.
+    pub head: Duration,
+    /// For the next request of an HTTP/2 connection that has none in flight; a head that never ends is none.
+    pub http2_idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(30), http2_idle: Duration::from_secs(300) }
+    }
+}
+
 /// What all connections share.
 pub struct Plane {
+    /// How long clients may take.
+    pub patience: Patience,
     /// The one Pingora proxy.
     pub http: Arc<HttpProxy<Sidecar>>,
     /// Where records go.
@@ -112,7 +132,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
 async fn speak(plane: &Plane, connection: Connection, spoken: Spoken, turn: &Turn) {
     match spoken {
         Spoken::Nothing => {}
-        Spoken::Http1 => http1(plane, connection, &turn.drain).await,
+        Spoken::Http1 => http1(plane, Box::new(connection), &turn.drain).await,
         Spoken::Http2 => {
             plane.http.process_new(Box::new(connection), &turn.drain).await;
         }
@@ -158,19 +178,28 @@ async fn no_longer_allowed(context: &Context, mut changed: watch::Receiver<u64>,
 /// Whether the listener's present intentions let the connection's peer through.
 fn is_allowed(context: &Context) -> bool {
     match &context.live.load().listener.role {
-        Role::Inbound(inbound) => context.authorize(&inbound.intentions).is_ok(),
+        Role::Inbound(inbound) => match context.judge(&inbound.intentions) {
+            Verdict::Permit(_) => true,
+            Verdict::Denied(_) => false,
+            // Each request is judged on its own.
+            Verdict::PerRequest(_) => context.live.load().listener.protocol.is_http(),
+        },
         Role::Upstream(_) | Role::Exposed(_) => true,
     }
 }
 
 /// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
-async fn http1(plane: &Plane, mut connection: Connection, drain: &watch::Receiver<bool>) {
+async fn http1(plane: &Plane, mut connection: Box<Connection>, drain: &watch::Receiver<bool>) {
     let mut drain = drain.clone();
     connection.read_ahead();
-    let mut stream: Stream = Box::new(connection);
     let mut settings: Option<HttpPersistentSettings> = None;
     loop {
-        let mut session = ServerSession::new_http1(stream);
+        let head = connection.head(plane.patience.head).await;
+        if head != Head::Whole {
+            tracing::debug!("an HTTP/1 request whose head is {head:?}");
+            return connection.end(head).await;
+        }
+        let mut session = ServerSession::new_http1(connection);
         match settings.take() {
             Some(settings) => settings.apply_to_session(&mut session),
             None => session.set_keepalive(Some(KEEP_ALIVE.as_secs())),
@@ -178,7 +207,8 @@ async fn http1(plane: &Plane, mut connection: Connection, drain: &watch::Receive
         let Some(reused) = plane.http.process_new_http(session, &drain).await else { return };
         let (next, persistent) = reused.consume();
         settings = persistent;
-        let Ok(mut connection) = next.into_any().downcast::<Connection>() else { return };
+        let Ok(next) = next.into_any().downcast::<Connection>() else { return };
+        connection = next;
         // A request that is in the buffer already is served even when the drain has begun.
         let more = tokio::select! {
             biased;
@@ -186,10 +216,8 @@ async fn http1(plane: &Plane, mut connection: Connection, drain: &watch::Receive
             _ = drain.wait_for(|drain| *drain) => false,
         };
         if !more {
-            let _ = tokio::io::AsyncWriteExt::shutdown(&mut *connection).await;
-            return;
+            return connection.end(Head::Gone).await;
         }
-        stream = connection;
     }
 }
 

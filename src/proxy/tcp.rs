@@ -54,7 +54,7 @@ pub async fn serve(
 ) {
     let mut exchange = Exchange::default();
     let live = exchange.pin(&context);
-    let end = match Exchange::authorize(&context, &live).and_then(|()| exchange.route(&live, None)) {
+    let end = match exchange.authorize(&context, &live, None).and_then(|()| exchange.route(&live, None)) {
         Err(refusal) => End::Refused(refusal),
         Ok(()) => match connect(&mut exchange, &live).await {
             Err(refusal) => End::Refused(refusal),

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{listeners::Listeners, live::Workshop, plane};
+use super::{listeners::Listeners, live::Workshop, plane, serve::Patience};
 use crate::{
     model::{
         access_log::AccessLog,
@@ -27,6 +27,8 @@ use crate::{
     snapshot::{Publisher, Snapshot, channel},
     telemetry::Telemetry,
 };
+
+mod patience;
 
 fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
@@ -59,13 +61,17 @@ impl Mesh {
     }
 
     async fn expecting(expected: &'static str, protocol: Protocol, app: SocketAddr) -> Self {
+        Self::with(expected, protocol, app, Patience::default()).await
+    }
+
+    async fn with(expected: &'static str, protocol: Protocol, app: SocketAddr, patience: Patience) -> Self {
         let ca = Ca::new();
         let (web, api) = (Arc::new(ca.identity("web")), Arc::new(ca.identity("api")));
         let (publisher, subscriber) = channel();
         let telemetry = Arc::new(Telemetry::start().unwrap());
         let roots = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(roots.path(), ca.root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone()));
+        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), patience));
         let shutdown = CancellationToken::new();
         let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default());
         let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));
@@ -258,8 +264,10 @@ async fn tcp_keeps_half_open_sides_and_a_deny_closes_a_live_tunnel() {
     mesh.stop().await;
 }
 
-/// Calls the public listener of `api` with a certificate made by `ca` that carries `uris`.
-async fn handshake(mesh: &Mesh, ca: &Ca, uris: &[&str]) -> std::io::Result<String> {
+type Peer = pingora_core::protocols::tls::SslStream<TcpStream>;
+
+/// Connects to the public listener of `api` with a certificate made by `ca` that carries `uris`.
+async fn peer(mesh: &Mesh, ca: &Ca, uris: &[&str]) -> std::io::Result<Peer> {
     let (certificate, key) = ca.leaf_pem(uris);
     let mut connector = SslConnector::builder(openssl::ssl::SslMethod::tls_client()).unwrap();
     connector.set_verify(openssl::ssl::SslVerifyMode::NONE);
@@ -267,8 +275,14 @@ async fn handshake(mesh: &Mesh, ca: &Ca, uris: &[&str]) -> std::io::Result<Strin
     connector.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
     let session = connector.build().configure().unwrap().verify_hostname(false).into_ssl("api").unwrap();
     let socket = TcpStream::connect(mesh.public).await?;
-    let mut stream = pingora_core::protocols::tls::SslStream::new(session, socket).unwrap();
+    let mut stream = Peer::new(session, socket).unwrap();
     stream.connect().await.map_err(std::io::Error::other)?;
+    Ok(stream)
+}
+
+/// A request to the public listener of `api` with such a certificate.
+async fn handshake(mesh: &Mesh, ca: &Ca, uris: &[&str]) -> std::io::Result<String> {
+    let mut stream = peer(mesh, ca, uris).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -194,7 +194,7 @@ impl Families {
             )?,
             bytes: counter("aralez_bytes_total", "Body and stream bytes, as seen from the client's side", &["dir"])?,
             tls_failures: counter("aralez_tls_failures_total", "Handshakes with clients that failed", &["reason"])?,
-            decisions: counter("aralez_intention_decisions_total", "Verdicts on callers", &["action", "reason"])?,
+            decisions: counter("aralez_intention_decisions_total", "Verdicts on callers", &["action", "reason", "decider"])?,
             endpoints: gauge("aralez_upstream_endpoints", "Endpoints known", &["state"])?,
             retries: counter("aralez_retries_total", "Requests tried again on another endpoint", &["outcome"])?,
         })

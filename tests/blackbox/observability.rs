@@ -301,9 +301,10 @@ async fn trace_headers_pass_unchanged_both_ways() {
         }
     });
     let answered = eventually("the app's answer", EFFECT, async || {
-        let request = TRACE.iter().fold(Request::get("http://x/"), |request, (name, value)| request.header(*name, *value));
+        let request =
+            TRACE.iter().fold(Request::get("http://x/").header("host", "x"), |request, (name, value)| request.header(*name, *value));
         let answer = clients::once(&mesh.entry, request.header("x-request-id", "kept").body(Bytes::new())?).await?;
-        ensure!(answer.headers.contains_key("x-raw"));
+        ensure!(answer.headers.contains_key("x-raw"), "{} {}", answer.status, answer.text());
         Ok(answer)
     });
     let answer = answered.await.unwrap();

@@ -66,11 +66,7 @@ fn case_is_ignored_in_ascii_only() {
 
 #[test]
 fn parameters_are_compared_as_sent_and_the_first_of_a_name_counts() {
-    let headers = HeaderMap::new();
-    let passes = |name: &str, value: Option<TextMatch>, query: Option<&str>| {
-        let request = RequestView { method: "GET", path: "/", query, authority: "h", headers: &headers };
-        QueryMatch { name: name.into(), value }.is_match(request.query)
-    };
+    let passes = |name: &str, value: Option<TextMatch>, query: Option<&str>| QueryMatch { name: name.into(), value }.is_match(query);
     for query in [Some("a=1"), Some("b&a=1&a=2"), Some("a=1&")] {
         assert!(passes("a", exact("1"), query), "{query:?}");
     }

@@ -107,6 +107,14 @@ impl Verified {
         }
     }
 
+    /// Why tokens do not stand, one after the other by provider; empty when nothing is wrong. Nothing of a token is in it.
+    pub fn problems(&self) -> String {
+        let problem = |(provider, outcome): &(Arc<Provider>, Result<Arc<Claims>, Rejected>)| {
+            outcome.as_ref().err().map(|why| format!("{}: {why}", provider.entry.name))
+        };
+        self.outcomes.iter().filter_map(problem).collect::<Vec<_>>().join("; ")
+    }
+
     /// Prepares the request for the app: nobody but us speaks of verified tokens, those that stood are taken out unless their location
     /// says otherwise, and the app is told what they claim.
     ///

@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     breaker::Breaker,
@@ -71,7 +71,12 @@ pub struct Ejected {
     /// Why.
     pub cause: Cause,
     /// For how long yet.
+    #[serde(rename = "seconds_left", serialize_with = "seconds")]
     pub left: Duration,
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 /// A request, or an opaque connection, that an endpoint has in flight; dropping it ends it.

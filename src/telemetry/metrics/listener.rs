@@ -8,7 +8,6 @@ use super::{Families, grown::Grown};
 use crate::{
     model::{
         identity::{ServiceName, SpiffeId},
-        intention::Action,
         listener::{Listener, ListenerKey, Protocol, Role},
     },
     telemetry::record::{Flag, HttpPart, Record},
@@ -138,13 +137,14 @@ impl ListenerMetrics {
         count(&self.tls_failures, &self.families.tls_failures, &self.labels, &[], reason);
     }
 
-    /// The intentions decided on a caller. `reason` is one of a few stable words.
-    pub fn decision(&self, action: Action, reason: &str) {
-        let (known, word) = match action {
-            Action::Allow => (&self.allowed, "allow"),
-            Action::Deny => (&self.denied, "deny"),
-        };
-        count(known, &self.families.decisions, &self.labels, &[word], reason);
+    /// The intentions let a request or connection through.
+    pub fn allowed(&self) {
+        count(&self.allowed, &self.families.decisions, &self.labels, &["allow", ""], "");
+    }
+
+    /// The intentions refused a request or connection. `reason` is one of a few stable words, `decider` says in full what decided, as the log does.
+    pub fn denied(&self, reason: &'static str, decider: &str) {
+        count(&self.denied, &self.families.decisions, &self.labels, &["deny", reason], decider);
     }
 
     /// A request was tried again on another endpoint. `outcome` is one of a few stable words.
@@ -343,8 +343,8 @@ mod tests {
         counters.connection_opened();
         counters.connection_opened();
         counters.connection_closed();
-        counters.decision(Action::Deny, "intention_denied");
-        counters.decision(Action::Allow, "intention_denied");
+        counters.denied("intention_denied", "intention web -> api (precedence 9) denies it");
+        counters.allowed();
         counters.retry("success");
         counters.tls_failed("no_certificate");
         counters.endpoints(2, 1);
@@ -352,7 +352,7 @@ mod tests {
             (&["aralez_connections_opened_total", r#"listener="web-sidecar-proxy/upstream:api""#, r#"direction="outbound""#][..], "2"),
             (&["aralez_connections_closed_total"], "1"),
             (&["aralez_connections_active"], "1"),
-            (&["aralez_intention_decisions_total", r#"action="deny""#, r#"reason="intention_denied""#], "1"),
+            (&["aralez_intention_decisions_total", r#"action="deny""#, r#"decider="intention web -> api (precedence 9) denies it""#], "1"),
             (&["aralez_intention_decisions_total", r#"action="allow""#], "1"),
             (&["aralez_retries_total", r#"outcome="success""#], "1"),
             (&["aralez_tls_failures_total", r#"reason="no_certificate""#], "1"),

@@ -21,7 +21,7 @@ use crate::model::{
     matching::RequestView,
 };
 
-const PAIRS: usize = 40_000;
+const PAIRS: usize = 12_000;
 const WORDS: &[&str] = &["", "v", "w", "V", "vv", "v,w", "a", "b", "ab", "42", "é", "É"];
 const PATHS: &[&str] = &["/", "/a", "/A", "/a/b", "/ab", "/admin", "/b", "/42"];
 const HEADERS: &[&str] = &["x", "y", "X-Long-Name", "host", "Host", ":authority", ":path", ":method"];
@@ -68,10 +68,10 @@ fn token(rng: &mut Rng) -> Value {
 fn header(rng: &mut Rng) -> Value {
     let mut test = json!({"Name": one(rng, HEADERS)});
     for _ in 0..if rare(rng, 30) { 2 } else { 1 } {
-        match rng.u8(..6) {
+        match rng.u8(..11) {
             0 => test["Present"] = json!(true),
             1 => test["Regex"] = json!(expression(rng)),
-            operator => test[["Exact", "Prefix", "Suffix", "Contains"][usize::from(operator) - 2]] = json!(one(rng, &WORDS[1..])),
+            operator => test[["Exact", "Prefix", "Suffix", "Contains"][usize::from(operator) % 4]] = json!(one(rng, &WORDS[1..])),
         }
     }
     if rare(rng, 3) {
@@ -132,7 +132,7 @@ fn intention(rng: &mut Rng) -> Value {
     if rare(rng, 10) {
         entry["SourcePeer"] = json!("cluster2");
     }
-    if rng.bool() {
+    if rare(rng, 3) {
         entry["Action"] = json!(if rare(rng, 30) { "" } else { one(rng, &["allow", "deny"]) });
     } else {
         entry["Permissions"] = (0..rng.usize(1..5)).map(|_| permission(rng)).collect();
@@ -221,7 +221,7 @@ fn the_product_and_the_reference_agree() {
     let mut rng = Rng::with_seed(4);
     let (mut looked, mut passed, mut seen) = (0, 0, BTreeSet::new());
     for pair in 0..PAIRS {
-        let mut list: Vec<Value> = (0..rng.usize(..6)).map(|_| intention(&mut rng)).collect();
+        let mut list: Vec<Value> = (0..rng.usize(1..6)).map(|_| intention(&mut rng)).collect();
         if rare(&mut rng, 6) && !list.is_empty() {
             list.push(list[rng.usize(..list.len())].clone());
         }

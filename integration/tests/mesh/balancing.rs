@@ -168,6 +168,28 @@ async fn ring_hash_by_the_first_terminal_policy() {
     keys_stay(async |key| clients::get(&upstream, &format!("/?user={key}")).await).await;
 }
 
+/// After a router the policy of the service that a route leads to holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn maglev_of_a_routed_service() {
+    let (mut fleet, db, direct) = {
+        let policy = hashed("maglev", json!([{"Field": "header", "FieldValue": "x-user"}]));
+        scene_with(policy, |upstream| upstream).await
+    };
+    let front = fleet.service("front", "http").await;
+    let route = json!({"Match": {"HTTP": {"PathPrefix": "/db/"}}, "Destination": {"Service": &db, "PrefixRewrite": "/"}});
+    fleet.entry("service-router", &front, json!({"Routes": [route]})).await;
+    fleet.run(&front, "front").await;
+    let (_, upstream) = fleet.call(Upstream::new(&front).unwrap()).await;
+    keys_stay(async |key| get_with(&upstream, "/db/", "x-user", &format!("user {key}")).await).await;
+    // Two callers agree on who serves a key.
+    keys_stay(async |key| {
+        let address = if fastrand::bool() { &upstream } else { &direct };
+        get_with(address, "/db/", "x-user", &format!("user {key}")).await
+    })
+    .await;
+    assert_eq!(crate::fleet::answerer(&upstream, "/").await.unwrap(), "front");
+}
+
 /// The pair that `Set-Cookie` gives, and its attributes in lower case.
 fn set_cookie(answer: &Response) -> Option<(String, Vec<String>)> {
     let text = answer.headers.get("set-cookie")?.to_str().unwrap();

@@ -15,6 +15,7 @@ mod drain;
 mod echo;
 mod expose;
 mod fleet;
+mod header_edits;
 mod intentions;
 mod interop;
 mod jwt;

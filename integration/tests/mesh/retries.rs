@@ -114,3 +114,42 @@ async fn connect_failures_are_repeated_elsewhere() {
         assert_eq!(clients::post(&upstream, "/", "hello").await.unwrap().text(), "hello");
     }
 }
+
+/// gRPC conditions look at the status in the answer's head.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_statuses_are_repeated() {
+    let conditions = [("cancelled", 1), ("deadline-exceeded", 4), ("internal", 13), ("resource-exhausted", 8), ("unavailable", 14)];
+    let prefixes = conditions.map(|(condition, _)| format!("/{condition}"));
+    let routes: Vec<_> =
+        prefixes.iter().zip(conditions).map(|(prefix, (condition, _))| (prefix.as_str(), json!({"RetryOn": [condition]}))).collect();
+    let (fleet, upstream) = scene(&routes).await;
+    let mut rows = Vec::new();
+    for (condition, status) in conditions {
+        for (answered, times) in [(status, 2), (5, 1)] {
+            let path = format!("/{condition}/echo?header=grpc-status:{answered}");
+            let outcome = asked(&fleet, &upstream, Method::GET, &path, &[]).await.and_then(|seen| {
+                anyhow::ensure!(seen == (200, times), "{seen:?}");
+                Ok(())
+            });
+            rows.push((format!("{path} asked {times} times"), outcome));
+        }
+    }
+    all_hold(rows).unwrap();
+}
+
+/// Each try goes to the load balancer anew: in turns, the next one is the other instance.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_try_may_go_to_another_instance() {
+    let mut fleet = Fleet::shared().await;
+    let db = fleet.service("db", "http").await;
+    let route = json!({"Match": {"HTTP": {"PathPrefix": "/"}}, "Destination": {"RetryOn": ["gateway-error"]}});
+    fleet.entry("service-router", &db, json!({"Routes": [route]})).await;
+    fleet.run(&db, "well").await;
+    fleet.run(&db, "ill").await;
+    // Nobody is left out for failing.
+    let upstream = Upstream::new(&db).unwrap().config("passive_health_check", json!({"enforcing_consecutive_5xx": 0}));
+    let (_, upstream) = fleet.call(upstream).await;
+    fleet.of("ill").answer_always(503);
+    assert_eq!(shares(&upstream, 40).await["well"], 40);
+    assert!(fleet.of("ill").requests() >= 15, "{}", fleet.of("ill").requests());
+}

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
-use pingora_core::{ErrorSource, ErrorType, Result};
+use pingora_core::{ErrorSource, ErrorType, Result, protocols::http::ServerSession};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -163,6 +163,10 @@ impl Refusal {
             head.insert_header(CONTENT_TYPE, "application/grpc")?;
             head.insert_header(HeaderName::from_static("grpc-status"), self.grpc_status().to_string())?;
             head.insert_header(HeaderName::from_static("grpc-message"), body.trim_end())?;
+            // Pingora's own call tells only its modules that the answer ends here; gRPC wants one frame that ends the stream (Trailers-Only).
+            if let ServerSession::H2(http2) = session.as_downstream_mut() {
+                return http2.write_response_header(Box::new(head), true);
+            }
             return session.write_response_header(Box::new(head), true).await;
         }
         let mut head = ResponseHeader::build(self.status(), Some(4))?;

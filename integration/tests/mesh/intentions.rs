@@ -208,3 +208,33 @@ async fn default_deny_and_precedence() {
     eventually("403 by the default", SOON, async || http_answers(&pair.upstream, 403).await).await.unwrap();
     steadily(SOON, async || http_answers(&pair.upstream, 403).await).await.unwrap();
 }
+
+/// Contract §3.5: an intention whose permissions do not match leaves it to the default policy, whatever intentions come after it.
+async fn no_permission_matches(default: &str, other: &str, status: u16) {
+    let agent = Agent::start(Options { config: json!({"default_intention_policy": default}), ..Options::default() }).await.unwrap();
+    let mut fleet = Fleet::on(agent.into());
+    let db = fleet.service("db", "http").await;
+    fleet.run(&db, "db").await;
+    let (web, upstream) = fleet.call(Upstream::new(&db).unwrap()).await;
+    let permissions = json!([{"Action": other, "HTTP": {"PathPrefix": "/matched"}}]);
+    let sources = json!([{"Name": web, "Permissions": permissions}, {"Name": "*", "Action": other}]);
+    fleet.entry("service-intentions", &db, json!({"Sources": sources})).await;
+    let matched = if other == "allow" { 200 } else { 403 };
+    eventually("the permission", SOON, async || {
+        answers_on(&mut HttpClient::http1(&upstream).await?, "/matched", matched).await?;
+        answers_on(&mut HttpClient::http1(&upstream).await?, "/other", status).await
+    })
+    .await
+    .unwrap();
+    steadily(SOON / 2, async || answers_on(&mut HttpClient::http1(&upstream).await?, "/other", status).await).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_permission_matches_under_default_allow() {
+    no_permission_matches("allow", "deny", 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_permission_matches_under_default_deny() {
+    no_permission_matches("deny", "allow", 403).await;
+}

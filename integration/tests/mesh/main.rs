@@ -32,4 +32,5 @@ mod scene;
 mod shipped;
 mod timeouts;
 mod tls_versions;
+mod unsupported;
 mod upstreams;

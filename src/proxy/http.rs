@@ -26,7 +26,7 @@ use super::{
     headers,
     live::{Live, Side},
     record::{grpc_status, http_record},
-    refusal::Refusal,
+    refusal::{Refusal, is_grpc},
     timing,
     tls::{ServerIdentity, min_version},
 };
@@ -179,6 +179,10 @@ impl ProxyHttp for Sidecar {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if is_grpc(session) {
+            // A call without messages ends in an empty DATA frame, never in its headers (gRPC over HTTP/2): grpc-go waits for it.
+            request.set_send_end_stream(false);
+        }
         if let Some(live) = &exchange.live {
             headers::ensure_host(request, live.listener.role.destination(&live.listener.service))?;
         }

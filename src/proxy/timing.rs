@@ -14,10 +14,10 @@ use crate::model::{listener::Role, route};
 
 /// Bodies up to this size, bytes, are taken as sent at once: the whole-request timeout then also bounds the wait for the answer.
 const SMALL_BODY: u64 = 64 * 1024;
-/// An HTTP/2 body is taken in before the request is routed while it is no longer than this, bytes: with one more frame (16 KiB) it still fits into
+/// A body of unknown length is taken in before the request is routed while it is no longer than this, bytes: with one more frame (16 KiB) it still fits into
 /// Pingora's replay buffer of 64 KiB.
 const TAKEN_IN: usize = 48 * 1024;
-/// How long the rest of an HTTP/2 body is waited for: what comes in one piece comes within this, a stream does not have to wait noticeably.
+/// How long the rest of such a body is waited for: what comes in one piece comes within this, a stream does not have to wait noticeably.
 const PROMPT: Duration = Duration::from_millis(2);
 
 /// How long the whole request may take.
@@ -66,14 +66,16 @@ fn is_short(session: &Session) -> bool {
     length.map_or(bodiless, |length| length <= SMALL_BODY)
 }
 
-/// Takes an HTTP/2 request in whose length is not announced, as those of gRPC never are, if it comes in one piece: then its end is known, and with it its
+/// Takes a request in whose length is not announced, as those of gRPC never are, if it comes in one piece: then its end is known, and with it its
 /// deadline. Pingora sends on what was taken in as it does for a retry.
 ///
 /// # Errors
 /// When the client's stream breaks.
 pub async fn take_in(session: &mut Session, exchange: &mut Exchange, live: &Live) -> pingora_core::Result<()> {
     let downstream = session.as_downstream_mut();
-    let unknown = downstream.is_http2() && !downstream.req_header().headers.contains_key(http::header::CONTENT_LENGTH);
+    let headers = &downstream.req_header().headers;
+    let chunked = headers.contains_key(http::header::TRANSFER_ENCODING);
+    let unknown = chunked || (downstream.is_http2() && !headers.contains_key(http::header::CONTENT_LENGTH));
     if unknown && whole(exchange, live).is_some() {
         downstream.enable_retry_buffering();
         let mut taken = 0;

@@ -5,6 +5,8 @@ mod support;
 
 mod agent;
 mod cli;
+mod deadlines;
+mod details;
 mod faults;
 mod http;
 mod identity;
@@ -16,6 +18,8 @@ mod local;
 mod observability;
 mod protocols;
 mod readiness;
+mod repeats;
 mod telemetry;
 mod upstreams;
 mod watches;
+mod websockets;

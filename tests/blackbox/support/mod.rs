@@ -7,3 +7,4 @@ pub mod mesh;
 pub mod raw;
 pub mod sidecar;
 pub mod tls;
+pub mod wire;

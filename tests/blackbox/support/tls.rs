@@ -17,7 +17,7 @@ use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use openssl::pkey::PKey;
-use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslVerifyMode, SslVersion};
+use openssl::ssl::{AlpnError, Ssl, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslVerifyMode, SslVersion, select_next_proto};
 use openssl::x509::X509;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -128,7 +128,7 @@ pub struct SilentServer {
 impl SilentServer {
     /// Listens on a free port.
     pub async fn start(leaf: &Leaf) -> SilentServer {
-        let (listener, acceptor) = listen(leaf).await;
+        let (listener, acceptor) = listen(leaf, b"").await;
         let port = listener.local_addr().unwrap().port();
         let (connections, bytes) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let mut accepting = JoinSet::new();
@@ -174,7 +174,7 @@ pub struct HttpServer {
 impl HttpServer {
     /// Listens on a free port.
     pub async fn start(leaf: &Leaf) -> HttpServer {
-        let (listener, acceptor) = listen(leaf).await;
+        let (listener, acceptor) = listen(leaf, b"").await;
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&connections);
@@ -206,10 +206,12 @@ impl HttpServer {
     }
 }
 
-async fn listen(leaf: &Leaf) -> (TcpListener, SslAcceptor) {
+/// A socket, and what accepts TLS on it with `leaf` from anybody; `alpn` in wire form.
+pub async fn listen(leaf: &Leaf, alpn: &'static [u8]) -> (TcpListener, SslAcceptor) {
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     present(&mut builder, leaf).unwrap();
     builder.set_verify_callback(SslVerifyMode::PEER, |_, _| true);
+    builder.set_alpn_select_callback(move |_, offered| select_next_proto(alpn, offered).ok_or(AlpnError::NOACK));
     (TcpListener::bind("127.0.0.1:0").await.unwrap(), builder.build())
 }
 

@@ -1,0 +1,134 @@
+//! A request whose app says nothing, or never ends, is ended by the whole-request timeout: by HTTP/1 and by HTTP/2, whatever its framing.
+
+use std::time::{Duration, Instant};
+
+use aralez_integration::clients::{self, HttpClient};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use crate::support::mesh::Mesh;
+use crate::support::raw::read_until;
+use crate::support::wire::{Reply, Wire, WireApp};
+
+const TIMEOUT: Duration = Duration::from_millis(700);
+/// No default of any timeout is as short as this.
+const SOON: Duration = Duration::from_secs(8);
+
+fn settings() -> serde_json::Value {
+    json!({"local_request_timeout_ms": 700})
+}
+
+/// An HTTP/2 app that says nothing, or begins an answer and goes on for ever.
+async fn http2_app(begins: bool) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut silent = Vec::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    if !begins {
+                        silent.push((request, respond));
+                        continue;
+                    }
+                    tokio::spawn(async move {
+                        let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                        let mut body = respond.send_response(head, false).unwrap();
+                        while body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).is_ok() {
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
+                    });
+                }
+            });
+        }
+    });
+    port
+}
+
+fn call(body: &'static [u8]) -> Request<Bytes> {
+    let mut request = clients::request(Method::POST, "/echo.Echo/Unary", body).unwrap();
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_call_to_a_silent_app_ends_with_deadline_exceeded() {
+    let wire = Wire::before(http2_app(false).await, "grpc", settings()).await;
+    let mut client = HttpClient::http2(&wire.entry).await.unwrap();
+    let begun = Instant::now();
+    let answer = timeout(SOON, client.send(call(b"\0\0\0\0\x01x"))).await.expect("in time").unwrap();
+    assert!(begun.elapsed() >= TIMEOUT, "{:?}", begun.elapsed());
+    let told = |name: &str| answer.headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+    assert_eq!((answer.status.as_u16(), told("content-type").as_deref()), (200, Some("application/grpc")));
+    assert_eq!((told("grpc-status").as_deref(), told("grpc-message").as_deref()), (Some("4"), Some("upstream request timeout")));
+    assert!(answer.body.is_empty() && answer.trailers.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grpc_stream_that_outlives_the_timeout_is_cut() {
+    let wire = Wire::before(http2_app(true).await, "grpc", settings()).await;
+    let stream = wire.entry.connect().await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let (answer, mut request) = client.send_request(call(b"").map(|_| ()), false).unwrap();
+    request.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), true).unwrap();
+    let begun = Instant::now();
+    let mut body = timeout(SOON, answer).await.unwrap().unwrap().into_body();
+    let ended = async {
+        loop {
+            match body.data().await {
+                Some(Ok(data)) => body.flow_control().release_capacity(data.len()).unwrap(),
+                Some(Err(why)) => return Some(why),
+                None => return None,
+            }
+        }
+    };
+    let ended = timeout(SOON, ended).await.expect("an end");
+    assert!(ended.is_some_and(|why| why.is_reset()), "and not as if it were complete");
+    assert!(begun.elapsed() >= TIMEOUT, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_to_a_silent_app_is_504_whatever_its_framing() {
+    let app = WireApp::start(|_| Reply::Silence).await;
+    let wire = Wire::before(app.port, "http", settings()).await;
+    for framing in ["Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", "\r\n"] {
+        let mut stream = wire.entry.connect().await.unwrap();
+        let begun = Instant::now();
+        stream.write_all(format!("POST / HTTP/1.1\r\nHost: api\r\n{framing}").as_bytes()).await.unwrap();
+        let answer = timeout(SOON, read_until(&mut stream, b"upstream request timeout")).await;
+        let answer = answer.unwrap_or_else(|_| panic!("no answer in time to {framing:?}")).unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 504 ") && answer.to_lowercase().contains("content-type: text/plain\r\n"), "{answer}");
+        assert!(begun.elapsed() >= TIMEOUT, "{:?}", begun.elapsed());
+    }
+    let mut client = HttpClient::http2(&wire.entry).await.unwrap();
+    let answer = timeout(SOON, client.post("/", "body")).await.expect("in time").unwrap();
+    assert_eq!((answer.status.as_u16(), answer.text().as_str()), (504, "upstream request timeout"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_upload_reaches_the_app_whole_with_or_without_pauses() {
+    let mesh = Mesh::start("http").await;
+    for pause in [Duration::ZERO, Duration::from_millis(40)] {
+        let mut stream = mesh.entry.connect().await.unwrap();
+        stream.write_all(b"POST /count HTTP/1.1\r\nHost: api\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        for _ in 0..10 {
+            // In two parts, so that a chunk's head and its bytes come apart.
+            stream.write_all(b"2710\r\nx").await.unwrap();
+            tokio::time::sleep(pause).await;
+            stream.write_all(&[&[b'x'; 9_999][..], b"\r\n"].concat()).await.unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("100000"), "{answer}");
+    }
+}

@@ -99,7 +99,8 @@ impl Sidecar {
             // Whatever follows on such a connection cannot be trusted to be a request.
             session.set_keepalive(None);
         }
-        let answered = refusal.answer(session).await;
+        let status = refusal.status();
+        let answered = refusal.answer(session, |request, head| Self::edit(request, head, exchange, status, |edits| &edits.response)).await;
         exchange.refusal = Some(refusal);
         answered.map(|()| true)
     }
@@ -378,7 +379,8 @@ impl ProxyHttp for Sidecar {
         let started = session.response_written().is_some();
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
-            && let Err(gone) = refusal.answer(session).await
+            && let Err(gone) =
+                refusal.answer(session, |request, head| Self::edit(request, head, exchange, error_code, |edits| &edits.response)).await
         {
             tracing::debug!("the client left before it was answered: {gone}");
         }

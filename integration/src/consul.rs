@@ -178,6 +178,14 @@ impl Agent {
         self.call(Method::PUT, path, Some(body)).await
     }
 
+    /// `POST path` with a JSON body.
+    ///
+    /// # Errors
+    /// As [`Agent::get`].
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
     /// `DELETE path`.
     ///
     /// # Errors

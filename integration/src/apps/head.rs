@@ -26,7 +26,7 @@ pub async fn head_echo(name: &str) -> Result<App> {
             connections.spawn(answer(stream, name.clone(), seen.clone()));
         }
     });
-    Ok(App { address, counters, accepting })
+    Ok(App { address, counters, orders: Arc::default(), accepting })
 }
 
 /// Ends without a word when the connection breaks: the client is the judge.

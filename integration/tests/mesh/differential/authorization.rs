@@ -37,11 +37,11 @@ const EXPLAINED: [Difference; 5] = [
             named("*", case.source) && named("db", "*") && !named("db", case.source)
         },
     },
+    Difference { why: "explained: Pingora escapes blanks and control bytes", applies: |case| case.request.is_escaped_by_pingora() },
     Difference {
-        why: "explained: no origin form",
-        applies: |case| case.request.is_no_origin_form() && case.aralez == Outcome::Refused(400),
+        why: "explained: no URI, or a whole one",
+        applies: |case| (case.request.is_no_uri() || case.request.is_absolute()) && case.aralez == Outcome::Refused(400),
     },
-    Difference { why: "explained: no URI", applies: |case| case.request.is_no_uri() && case.aralez == Outcome::Refused(400) },
     Difference {
         why: "explained: Envoy does not merge a path of slashes only",
         applies: |case| {

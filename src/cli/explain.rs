@@ -14,7 +14,14 @@ use super::{
 pub(super) fn resolve(flags: Explain, env: &impl Fn(&str) -> Option<String>) -> Result<ExplainOptions, Exit> {
     let question = match (flags.from, flags.to) {
         (Some(from), Some(to)) => Question::Inbound { from, to },
-        _ => Question::Outbound { selector: connect::selector(flags.selector, env)?, upstream: flags.upstream },
+        _ => {
+            let selector = connect::selector(flags.selector, env).map_err(|_| {
+                Exit::wrong(
+                    "nothing to explain: say -sidecar-for SERVICE-ID for its upstreams, or -from SERVICE -to SERVICE for intentions",
+                )
+            })?;
+            Question::Outbound { selector, upstream: flags.upstream }
+        }
     };
     let (agent, default_policy) = connect::agent(flags.agent, env)?;
     let method = Method::from_bytes(flags.method.as_bytes())

@@ -1,7 +1,8 @@
 //! `aralez explain`: asks the agent as a sidecar does, serves nothing, and says what would become of one request.
 
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
+    io::{self, Write as _},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -38,13 +39,13 @@ use crate::{
     snapshot::{self, Snapshot, Subscriber},
 };
 
-/// How often it is looked whether the snapshot is complete.
+/// How often it is looked whether the snapshot is complete: what is missing has no wake-up of its own.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Explains, prints, and says whether the request would be served.
 pub(super) fn run(options: ExplainOptions) -> Result<ExitCode, Failure> {
     let ExplainOptions { question, agent, default_policy, request, json, timeout } = options;
-    let namespace = (agent.namespace.clone(), agent.partition.clone());
+    let tenancy = (agent.namespace.clone(), agent.partition.clone());
     let client = Client::new(agent).map_err(|problem| Failure::Configuration(problem.into()))?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let served = runtime.block_on(async {
@@ -54,7 +55,7 @@ pub(super) fn run(options: ExplainOptions) -> Result<ExitCode, Failure> {
                 outbound(&found, upstream.as_deref(), &request, json)
             }
             Question::Inbound { from, to } => {
-                let [from, to] = [from, to].map(|name| in_tenancy(&name, &namespace));
+                let [from, to] = [from, to].map(|name| in_tenancy(&name, &tenancy));
                 let inquiry = Inquiry::about(&client, &to, default_policy);
                 let inquiry =
                     tokio::time::timeout(timeout, inquiry).await.map_err(|_| anyhow!("the agent did not answer within {timeout:?}"));
@@ -75,12 +76,32 @@ fn in_tenancy(name: &str, (namespace, partition): &(Option<String>, Option<Strin
 }
 
 fn print(shown: &(impl Serialize + Display), json: bool) -> Result<(), Failure> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(shown).context("it has no JSON form")?);
-    } else {
-        println!("{shown}");
+    let text = if json { serde_json::to_string_pretty(shown).context("it has no JSON form")? } else { shown.to_string() };
+    match writeln!(io::stdout(), "{text}") {
+        // Who reads has read enough: `| head`.
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written.context("cannot write")?),
     }
-    Ok(())
+}
+
+/// A request that is refused before any route or intention looks at it.
+#[derive(Serialize)]
+struct Refused {
+    status: u16,
+    why: String,
+}
+
+impl Refused {
+    fn of(refusal: &Refusal) -> Self {
+        let to = if let Refusal::Redirect(path) = refusal { format!(" {path}") } else { String::new() };
+        Self { status: refusal.status(), why: format!("{refusal}{to}") }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused: {} {}", self.status, self.why)
+    }
 }
 
 /// The first snapshot that lacks nothing.
@@ -144,7 +165,8 @@ fn outbound(snapshot: &Snapshot, wanted: Option<&str>, request: &Request, json: 
         let explained = if listener.protocol.is_http() {
             let head = head(request, &upstream.destination)?;
             if let Err(refusal) = admit(&head, request) {
-                return refused(&refusal);
+                print(&Refused::of(&refusal), json)?;
+                return Ok(false);
             }
             Outbound::new(name, listener.protocol, upstream, Some(&gate::view(&head)))
         } else {
@@ -162,7 +184,8 @@ fn inbound(inquiry: &Inquiry, from: &ServiceName, to: &ServiceName, request: &Re
     if inquiry.protocol.is_http()
         && let Err(refusal) = admit(&head, request).and_then(|()| gate::normalize(&mut head, &inquiry.normalization))
     {
-        return refused(&refusal);
+        print(&Refused::of(&refusal), json)?;
+        return Ok(false);
     }
     let (providers, tokens) = providers(inquiry);
     let view = gate::view(&head);
@@ -220,10 +243,4 @@ fn head(request: &Request, to: &ServiceName) -> Result<RequestHeader, Failure> {
 /// The strict gate, before anything else looks at the request.
 fn admit(head: &RequestHeader, request: &Request) -> Result<(), Refusal> {
     gate::check(head, || Bytes::from(format!("{} {} HTTP/1.1\r\n\r\n", request.method, request.target)))
-}
-
-fn refused(refusal: &Refusal) -> Result<bool, Failure> {
-    let to = if let Refusal::Redirect(path) = refusal { format!(" to {path}") } else { String::new() };
-    println!("refused: {} {refusal}{to}", refusal.status());
-    Ok(false)
 }

@@ -13,6 +13,7 @@ use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
+pub use openssl::ssl::SslVersion;
 use openssl::ssl::{AlpnError, Ssl, SslAcceptor, SslConnector, SslMethod, SslVerifyMode, select_next_proto};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder, X509Ref};
@@ -162,9 +163,19 @@ pub async fn exchange(address: &Address, identity: Option<&Identity>, bytes: &[u
 /// # Errors
 /// When none was shown.
 pub async fn shown_by(address: &Address) -> Result<X509> {
+    shown_in(address, None).await
+}
+
+/// The same by a client that speaks one version of TLS only.
+///
+/// # Errors
+/// As [`shown_by`]; a server that does not speak this version shows none.
+pub async fn shown_in(address: &Address, version: Option<SslVersion>) -> Result<X509> {
     let shown = Arc::new(Mutex::new(None));
     let slot = shown.clone();
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    builder.set_min_proto_version(version)?;
+    builder.set_max_proto_version(version)?;
     builder.set_verify_callback(SslVerifyMode::PEER, move |_, chain| {
         if chain.error_depth() == 0 {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = chain.current_cert().map(X509Ref::to_owned);

@@ -5,13 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::stream;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -68,7 +69,15 @@ impl HttpClient {
     /// # Errors
     /// When nobody listens.
     pub async fn http1(address: &Address) -> Result<Self> {
-        let (sender, connection) = http1::handshake(TokioIo::new(address.connect().await?)).await?;
+        Self::http1_over(address.connect().await?).await
+    }
+
+    /// HTTP/1.1 on a connection that is there.
+    ///
+    /// # Errors
+    /// When it is closed already.
+    pub async fn http1_over(stream: Stream) -> Result<Self> {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // How a connection ends shows in its requests.
         tokio::spawn(async move { drop(connection.await) });
         Ok(Self { sender: Sender::Http1(sender) })
@@ -171,6 +180,43 @@ pub async fn post(address: &Address, path: &str, body: impl Into<Bytes>) -> Resu
     once(address, request(Method::POST, path, body.into())?).await
 }
 
+/// Sends a request without body byte by byte as it is written here, `target` as no URI parser would leave it, on an HTTP/1.1
+/// connection of its own; `fields` beside `Connection: close`.
+///
+/// # Errors
+/// When the answer is not whole, or comes in chunks (the apps here say a length, and so do refusals).
+pub async fn raw(address: &Address, target: &str, fields: &[(&str, &str)]) -> Result<Response> {
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let request = format!("GET {target} HTTP/1.1\r\n{fields}Connection: close\r\n\r\n");
+    let exchange = async {
+        let mut stream = address.connect().await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        anyhow::Ok(Bytes::from(answer))
+    };
+    let answer = timeout(LIMIT, exchange).await.context("no whole answer in time").flatten().context(request.clone())?;
+    parse(&answer).with_context(|| format!("{request}{}", String::from_utf8_lossy(&answer)))
+}
+
+/// A whole HTTP/1.1 answer with `Content-Length`.
+fn parse(answer: &Bytes) -> Result<Response> {
+    const END: &[u8] = b"\r\n\r\n";
+    let end = answer.windows(END.len()).position(|bytes| bytes == END).context("no end of the head")?;
+    let head = std::str::from_utf8(answer.get(..end).unwrap_or_default())?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let (name, value) = line.split_once(':').context("no field")?;
+        headers.append(name.parse::<HeaderName>()?, value.trim().parse()?);
+    }
+    let body = answer.slice(end + END.len()..);
+    let length: usize = headers.get("content-length").context("no length")?.to_str()?.parse()?;
+    ensure!(body.len() == length, "{} of {length} bytes", body.len());
+    Ok(Response { status, headers, body, trailers: HeaderMap::new() })
+}
+
 /// A gRPC-shaped call: messages with the 5-byte prefix on an HTTP/2 stream that stays open both ways.
 #[derive(Debug)]
 pub struct GrpcCall {
@@ -198,7 +244,13 @@ impl GrpcCall {
         let response = timeout(LIMIT, client.start(request)).await.context("no response headers in time")??;
         ensure!(response.status() == 200, "{}", response.status());
         ensure!(response.headers().get("content-type").is_some_and(|kind| kind == "application/grpc"), "{:?}", response.headers());
-        let trailers_only = if response.headers().contains_key("grpc-status") { response.headers().clone() } else { HeaderMap::new() };
+        let trailers_only = if response.headers().contains_key("grpc-status") {
+            // gRPC's "Trailers-Only" is one HEADERS frame that ends the stream; other clients want trailers otherwise.
+            ensure!(response.body().is_end_stream(), "grpc-status in a head that does not end the stream: {:?}", response.headers());
+            response.headers().clone()
+        } else {
+            HeaderMap::new()
+        };
         Ok(Self { messages, body: response.into_body(), read: BytesMut::new(), trailers: trailers_only })
     }
 

@@ -1,7 +1,8 @@
 //! Real components around Aralez, for tests that must not believe a stand-in.
 //!
 //! A test registers services with a real Consul agent ([`consul`], [`registration`]), starts small apps in its own process
-//! ([`apps`]), starts sidecars as child processes ([`sidecar`]) and talks through them ([`clients`], [`certs`]).
+//! ([`apps`], [`datagrams`]), starts sidecars as child processes ([`sidecar`]) and talks through them ([`clients`], [`certs`],
+//! [`tokens`]).
 //! What has to be built first is built once ([`components`]). Everything listens on loopback, on free [`ports`], and is stopped
 //! when its handle is dropped; a child's log is printed when the test that owns it panics ([`process`]).
 
@@ -10,10 +11,13 @@ pub mod certs;
 pub mod clients;
 pub mod components;
 pub mod consul;
+pub mod datagrams;
+pub mod envoy;
 pub mod load;
 pub mod net;
 pub mod ports;
 pub mod process;
 pub mod registration;
 pub mod sidecar;
+pub mod tokens;
 pub mod wait;

@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 /// Where something listens.
 #[derive(Clone, Debug)]
@@ -28,6 +28,17 @@ impl Address {
     /// When nobody listens there.
     pub async fn connect(&self) -> Result<Stream> {
         self.dial().await.with_context(|| format!("connect to {self:?}"))
+    }
+
+    /// Opens a TCP connection that comes from `source` (any of 127.0.0.0/8 is ours).
+    ///
+    /// # Errors
+    /// As [`Address::connect`], and for a Unix socket.
+    pub async fn connect_from(&self, source: Ipv4Addr) -> Result<Stream> {
+        let Self::Tcp(address) = self else { bail!("{self:?} has no source address") };
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((source, 0)))?;
+        Ok(Box::new(socket.connect(*address).await?))
     }
 
     async fn dial(&self) -> Result<Stream> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::net::Address;
 use crate::ports::free_port;
@@ -20,8 +20,14 @@ pub struct Service {
     pub app: Address,
     /// Port of the sidecar's public (mTLS) listener.
     pub sidecar_port: u16,
-    /// `Proxy.Config.protocol`; absent means what central configuration says, else tcp.
-    pub protocol: Option<String>,
+    /// `Proxy.Config`. What is absent means what central configuration says.
+    pub config: Map<String, Value>,
+    /// `Proxy.Expose`; `null` is none.
+    pub expose: Value,
+    /// Checks of the app itself.
+    pub app_checks: Vec<Value>,
+    /// `Weights` of the sidecar, the share it gets: while all checks pass, and while one warns.
+    pub weights: [u32; 2],
     /// `Meta`, which the agent copies to the sidecar.
     pub meta: BTreeMap<String, String>,
     /// What the service calls.
@@ -47,8 +53,10 @@ pub struct Upstream {
     pub destination: String,
     /// Where the sidecar listens for the app.
     pub bind: Bind,
-    /// `Config.protocol`; absent as in [`Service::protocol`].
-    pub protocol: Option<String>,
+    /// `Config`; absent as in [`Service::config`].
+    pub config: Map<String, Value>,
+    /// `DestinationType`: `service` or `prepared_query`.
+    pub kind: &'static str,
 }
 
 /// Where a sidecar listens for an upstream.
@@ -72,7 +80,10 @@ impl Service {
             name,
             app: app.clone(),
             sidecar_port: free_port()?,
-            protocol: None,
+            config: Map::new(),
+            expose: Value::Null,
+            app_checks: Vec::new(),
+            weights: [1, 1],
             meta: BTreeMap::new(),
             upstreams: Vec::new(),
             check: Check::Tcp,
@@ -86,8 +97,31 @@ impl Service {
     }
 
     /// Sets the protocol of the service.
-    pub fn protocol(mut self, protocol: &str) -> Self {
-        self.protocol = Some(protocol.into());
+    pub fn protocol(self, protocol: &str) -> Self {
+        self.config("protocol", protocol)
+    }
+
+    /// Sets a key of `Proxy.Config`.
+    pub fn config(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.config.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets `Proxy.Expose`.
+    pub fn expose(mut self, expose: Value) -> Self {
+        self.expose = expose;
+        self
+    }
+
+    /// Adds a check of the app itself.
+    pub fn app_check(mut self, check: Value) -> Self {
+        self.app_checks.push(check);
+        self
+    }
+
+    /// Sets the weights: while all checks pass, and while one warns.
+    pub fn weights(mut self, passing: u32, warning: u32) -> Self {
+        self.weights = [passing, warning];
         self
     }
 
@@ -121,11 +155,12 @@ impl Service {
 
     /// The request bodies: the service with a nested sidecar, or the service and then its sidecar.
     pub fn bodies(&self) -> Vec<Value> {
-        let mut proxy = json!({"Upstreams": self.upstreams.iter().map(Upstream::body).collect::<Vec<_>>()});
-        if let Some(protocol) = &self.protocol {
-            proxy["Config"] = json!({"protocol": protocol});
-        }
-        let mut service = json!({"Name": self.name, "ID": self.id, "Address": "127.0.0.1", "Meta": self.meta});
+        let upstreams: Vec<_> = self.upstreams.iter().map(Upstream::body).collect();
+        let mut proxy = json!({"Config": self.config, "Expose": self.expose, "Upstreams": upstreams});
+        let mut service = json!({
+            "Name": self.name, "ID": self.id, "Address": "127.0.0.1", "Meta": self.meta, "Checks": self.app_checks,
+        });
+        let weights = json!({"Passing": self.weights[0], "Warning": self.weights[1]});
         match &self.app {
             Address::Tcp(address) => service["Port"] = json!(address.port()),
             Address::Unix(path) => service["SocketPath"] = json!(path),
@@ -133,7 +168,8 @@ impl Service {
         match self.check {
             Check::Tcp => {
                 let check = json!({"Name": "listening", "TCP": format!("127.0.0.1:{}", self.sidecar_port), "Interval": "1s"});
-                service["Connect"] = json!({"SidecarService": {"Port": self.sidecar_port, "Checks": [check], "Proxy": proxy}});
+                let sidecar = json!({"Port": self.sidecar_port, "Checks": [check], "Weights": weights, "Proxy": proxy});
+                service["Connect"] = json!({"SidecarService": sidecar});
                 vec![service]
             }
             Check::Ttl => {
@@ -143,7 +179,8 @@ impl Service {
                 proxy["LocalServicePort"] = service["Port"].clone();
                 let sidecar = json!({
                     "Kind": "connect-proxy", "Name": format!("{}-sidecar-proxy", self.name), "ID": self.proxy_id(),
-                    "Address": "127.0.0.1", "Port": self.sidecar_port, "Meta": self.meta, "Checks": [check], "Proxy": proxy,
+                    "Address": "127.0.0.1", "Port": self.sidecar_port, "Meta": self.meta, "Checks": [check],
+                    "Weights": weights, "Proxy": proxy,
                 });
                 vec![service, sidecar]
             }
@@ -162,17 +199,29 @@ impl Upstream {
     /// # Errors
     /// When no port is free.
     pub fn new(destination: impl Into<String>) -> Result<Self> {
-        Ok(Self { destination: destination.into(), bind: Bind::Port(free_port()?), protocol: None })
+        Ok(Self { destination: destination.into(), bind: Bind::Port(free_port()?), config: Map::new(), kind: "service" })
     }
 
     /// An upstream on a Unix socket with the given mode.
     pub fn socket(destination: impl Into<String>, path: impl Into<PathBuf>, mode: &str) -> Self {
-        Self { destination: destination.into(), bind: Bind::Socket(path.into(), mode.into()), protocol: None }
+        let bind = Bind::Socket(path.into(), mode.into());
+        Self { destination: destination.into(), bind, config: Map::new(), kind: "service" }
+    }
+
+    /// The destination is the name of a prepared query.
+    pub fn prepared_query(mut self) -> Self {
+        self.kind = "prepared_query";
+        self
     }
 
     /// Sets the protocol spoken to this upstream.
-    pub fn protocol(mut self, protocol: &str) -> Self {
-        self.protocol = Some(protocol.into());
+    pub fn protocol(self, protocol: &str) -> Self {
+        self.config("protocol", protocol)
+    }
+
+    /// Sets a key of `Config`.
+    pub fn config(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.config.insert(key.into(), value.into());
         self
     }
 
@@ -185,16 +234,13 @@ impl Upstream {
     }
 
     fn body(&self) -> Value {
-        let mut body = json!({"DestinationName": self.destination});
+        let mut body = json!({"DestinationType": self.kind, "DestinationName": self.destination, "Config": self.config});
         match &self.bind {
             Bind::Port(port) => body["LocalBindPort"] = json!(port),
             Bind::Socket(path, mode) => {
                 body["LocalBindSocketPath"] = json!(path);
                 body["LocalBindSocketMode"] = json!(mode);
             }
-        }
-        if let Some(protocol) = &self.protocol {
-            body["Config"] = json!({"protocol": protocol});
         }
         body
     }

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use http::{
-    HeaderValue,
-    header::{COOKIE, HOST, HeaderName},
+    HeaderValue, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, TRANSFER_ENCODING},
 };
 use openssl::{hash::MessageDigest, ssl::SslRef, x509::X509Ref};
 use pingora_core::Result;
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::model::{
     identity::{ServiceName, SpiffeId},
@@ -19,6 +19,8 @@ const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Fields of one hop that need not be named in `Connection`.
+const HOP: [HeaderName; 2] = [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection")];
 /// By these a caller could steer Envoy's router, or what it tells others of the call. Envoy under Consul takes none of them from an app or a peer, and
 /// removes them before its policies look.
 const CONTROLS: [&str; 16] = [
@@ -123,6 +125,24 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
+/// Prepares an answer for a client of this version: what concerns the last hop alone ends here (RFC 9110, section 7.6.1), and HTTP/1.0 knows no chunks
+/// (RFC 9112, section 6.1). `true` when the body then ends with the connection.
+#[must_use = "such a connection must be closed after the answer"]
+pub fn towards_client(response: &mut ResponseHeader, version: Version) -> bool {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        return false;
+    }
+    let lists = response.headers.get_all(CONNECTION).iter().filter_map(|list| list.to_str().ok());
+    let named = lists.flat_map(|list| list.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    // What frames the message is no option of a connection, whoever says so.
+    let named: Vec<HeaderName> =
+        named.filter(|name| *name != CONTENT_LENGTH && *name != TRANSFER_ENCODING && *name != CONNECTION).collect();
+    for name in named.iter().chain(&HOP) {
+        response.remove_header(name);
+    }
+    version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some()
+}
+
 /// HTTP/1.0 needs no `Host`, the HTTP/1.1 that we speak does (RFC 9112, section 3.2): the called service's name takes its place.
 ///
 /// # Errors
@@ -210,6 +230,29 @@ mod tests {
         ensure_host(&mut sent, &ServiceName::local("api")).unwrap();
         ensure_host(&mut sent, &ServiceName::local("other")).unwrap();
         assert_eq!(values(&sent, "host"), ["api"]);
+    }
+
+    #[test]
+    fn an_answer_leaves_its_last_hop_behind() {
+        let answer = |status: u16, fields: &[(&'static str, &'static str)]| {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            for (name, value) in fields {
+                head.append_header(*name, *value).unwrap();
+            }
+            head
+        };
+        let hop = [("connection", "X-Mine, content-length"), ("x-mine", "1"), ("keep-alive", "timeout=1"), ("content-length", "0")];
+        let mut seen = answer(200, &hop);
+        assert!(!towards_client(&mut seen, Version::HTTP_11));
+        assert_eq!(seen.headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["connection", "content-length"]);
+        let chunked = [("transfer-encoding", "chunked")];
+        for (version, status, removed) in [(Version::HTTP_10, 200, true), (Version::HTTP_11, 200, false)] {
+            let mut seen = answer(status, &chunked);
+            assert_eq!((towards_client(&mut seen, version), seen.headers.is_empty()), (removed, removed));
+        }
+        let mut switched = answer(101, &[("connection", "upgrade"), ("upgrade", "websocket")]);
+        assert!(!towards_client(&mut switched, Version::HTTP_11));
+        assert_eq!(switched.headers.len(), 2);
     }
 
     #[test]

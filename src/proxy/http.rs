@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::HeaderMap;
+use http::{Version, header::HeaderMap};
 use pingora_core::{
     Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
@@ -58,10 +58,18 @@ impl Sidecar {
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
         gate::check(session.req_header(), || session.to_h1_raw())?;
         headers::drop_controls(session.req_header_mut());
+        if session.req_header().uri.path() == "*" {
+            // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
+            return Err(Refusal::NoRoute);
+        }
         match &live.listener.role {
             Role::Inbound(inbound) => {
                 gate::normalize(session.req_header_mut(), &inbound.normalization)?;
                 exchange.authorize(context, live, Some(&gate::view(session.req_header())))
+            }
+            Role::Upstream(_) if session.req_header().version == Version::HTTP_10 && live.listener.protocol.is_http2() => {
+                // Pingora would answer it in chunks, which it cannot read.
+                Err(Refusal::BadRequest("HTTP/1.0 to a service that speaks HTTP/2"))
             }
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),
@@ -91,7 +99,8 @@ impl Sidecar {
             // Whatever follows on such a connection cannot be trusted to be a request.
             session.set_keepalive(None);
         }
-        let answered = refusal.answer(session).await;
+        let status = refusal.status();
+        let answered = refusal.answer(session, |request, head| Self::edit(request, head, exchange, status, |edits| &edits.response)).await;
         exchange.refusal = Some(refusal);
         answered.map(|()| true)
     }
@@ -114,6 +123,7 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
@@ -219,6 +229,7 @@ impl ProxyHttp for Sidecar {
             && let Some(live) = &exchange.live
         {
             exchange.deadline = timing::deadline(session, exchange, live);
+            timing::watch(session, exchange);
         }
         if end {
             exchange.notes.request_time = Some(exchange.begun.elapsed());
@@ -261,6 +272,9 @@ impl ProxyHttp for Sidecar {
         exchange.upstream_time = exchange.handed.map(|h| h.elapsed());
         exchange.notes.response_time = Some(exchange.begun.elapsed());
         exchange.grpc_status = grpc_status(&response.headers);
+        if headers::towards_client(response, session.req_header().version) {
+            session.set_keepalive(None);
+        }
         if let Some(context) = &exchange.context {
             if context.draining.load(std::sync::atomic::Ordering::Relaxed) {
                 session.set_keepalive(None);
@@ -331,6 +345,9 @@ impl ProxyHttp for Sidecar {
         let again = if *error.etype() == ANOTHER_TRY {
             true
         } else if *error.esource() == ErrorSource::Downstream {
+            if timing::is_overdue(exchange) {
+                exchange.ended(Outcome::Timeout, None, false, false, reused);
+            }
             false
         } else {
             let refusal = match Refusal::of(&error) {
@@ -354,11 +371,16 @@ impl ProxyHttp for Sidecar {
     /// The last error: answer it.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         let downstream = *error.esource() == ErrorSource::Downstream;
-        let refusal = exchange.refusal.take().filter(|_| !downstream).or_else(|| Refusal::of(error));
+        let refusal = match exchange.refusal.take() {
+            _ if downstream && timing::is_overdue(exchange) => Some(Refusal::Timeout),
+            Some(refusal) if !downstream => Some(refusal),
+            _ => Refusal::of(error),
+        };
         let started = session.response_written().is_some();
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
-            && let Err(gone) = refusal.answer(session).await
+            && let Err(gone) =
+                refusal.answer(session, |request, head| Self::edit(request, head, exchange, error_code, |edits| &edits.response)).await
         {
             tracing::debug!("the client left before it was answered: {gone}");
         }

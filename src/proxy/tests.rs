@@ -28,6 +28,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
+mod dialing;
 mod patience;
 
 fn free_port() -> SocketAddr {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use aralez_integration::clients::{self, GrpcCall, HttpClient};
-use aralez_integration::net::Stream;
+use aralez_integration::clients::{self, HttpClient};
+use aralez_integration::net::{Address, Stream};
 use aralez_integration::ports::free_port;
 use aralez_integration::wait::eventually;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use crate::support::mesh::{EFFECT, Mesh};
-use crate::support::raw::{closes, exchange, read_until};
+use crate::support::raw::{closes, exchange, read_until, status};
 use crate::support::tls::Client;
 use crate::support::wire::{Reply, Wire, WireApp};
 
@@ -29,7 +29,7 @@ async fn app() -> WireApp {
         match (method, path) {
             (_, "/204") => stay("HTTP/1.1 204 No Content\r\nx-a: 1\r\n\r\n"),
             (_, "/304") => stay("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\nETag: \"a\"\r\n\r\n"),
-            ("HEAD", _) => stay("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+            ("HEAD", "/") => stay("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
             (_, "/hints") => stay("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
             (_, "/closing") => Reply::Close(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok".to_vec()),
             (_, "/old") => Reply::Close(b"HTTP/1.0 200 OK\r\n\r\nuntil the end".to_vec()),
@@ -115,6 +115,9 @@ async fn http_1_0_closes_unless_it_asks_to_stay() {
         let answer = told(&mut stream, b"GET /204 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "\r\n\r\n").await;
         assert!(answer.to_lowercase().contains("connection: keep-alive\r\n"), "{answer}");
     }
+    let mesh = Mesh::start("http2").await;
+    let answer = exchange(&mesh.entry, b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
     // A body whose length is not known ends with the connection.
     let answer = exchange(&wire.entry, b"GET /trailers HTTP/1.0\r\n\r\n").await.unwrap();
     let answer = String::from_utf8_lossy(&answer);
@@ -188,11 +191,20 @@ async fn a_request_with_trailers_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn te_reaches_an_http2_app_as_far_as_trailers() {
+    let mesh = Mesh::start("http2").await;
+    let mut request = clients::request(Method::GET, "/debug?env=dump", "").unwrap();
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    let dump = HttpClient::http2(&mesh.entry).await.unwrap().send(request).await.unwrap().text();
+    assert!(dump.contains("\nTe: trailers\n"), "{dump}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connect_and_the_asterisk_reach_no_app() {
     let (wire, app) = scene().await;
     for (request, statuses) in [
         (&b"CONNECT api:80 HTTP/1.1\r\nHost: api:80\r\nConnection: close\r\n\r\n"[..], [404, 405]),
-        (b"OPTIONS * HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n", [400, 404]),
+        (b"OPTIONS * HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n", [404, 404]),
     ] {
         for answer in [exchange(&wire.entry, request).await, Client::with(&wire.peer).exchange(&wire.public, request).await] {
             let answer = answer.unwrap();
@@ -207,17 +219,13 @@ async fn connect_and_the_asterisk_reach_no_app() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_targets_and_many_fields_pass_within_bounds() {
     let (wire, app) = scene().await;
-    let long = |length: usize| get(&format!("/{}", "x".repeat(length)));
-    let many = |count: usize| {
-        let fields: String = (0..count).map(|n| format!("x-{n}: 1\r\n")).collect();
-        format!("GET /204 HTTP/1.1\r\nHost: api\r\n{fields}\r\n").into_bytes()
-    };
-    for (request, status) in [(long(30_000), "200"), (long(61_000), "431"), (many(100), "204"), (many(300), "400")] {
+    let request = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\nHost: api\r\nConnection: close\r\n{fields}\r\n");
+    let long = |length: usize| request(&format!("/{}", "x".repeat(length)), "");
+    let many = |count: usize| request("/204", &(0..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>());
+    for (request, expected) in [(long(30_000), 200), (long(62_000), 431), (many(100), 204), (many(300), 400)] {
         let before = app.requests();
-        let mut stream = wire.entry.connect().await.unwrap();
-        let answer = told(&mut stream, &request, "\r\n\r\n").await;
-        assert_eq!(answer.get(9..12), Some(status), "{:.60}: {answer:.200}", String::from_utf8_lossy(&request));
-        assert_eq!(app.requests() > before, status.starts_with('2'));
+        assert_eq!(status(&wire.entry, request.as_bytes()).await.unwrap(), expected, "{request:.60}");
+        assert_eq!(app.requests() > before, expected < 300);
     }
 }
 
@@ -243,6 +251,20 @@ fn refusal(answer: &clients::Response) -> (u16, &str, String) {
     (answer.status.as_u16(), answer.headers.get("content-type").map_or("", |kind| kind.to_str().unwrap()), answer.text())
 }
 
+/// Status and message of a gRPC call that is answered by trailers alone: one frame that ends the stream, as clients insist.
+pub async fn trailers_only(address: &Address) -> (String, String) {
+    let (client, connection) = h2::client::handshake(address.connect().await.unwrap()).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::post("http://api/echo.Echo/Unary").header("content-type", "application/grpc").header("te", "trailers");
+    let (answer, mut body) = client.ready().await.unwrap().send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), true).unwrap();
+    let answer = timeout(SOON, answer).await.expect("in time").unwrap();
+    let field = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    assert_eq!((answer.status().as_u16(), field("content-type").as_str()), (200, "application/grpc"));
+    assert!(answer.body().is_end_stream(), "trailers alone");
+    (field("grpc-status"), field("grpc-message"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_have_envoys_words() {
     let (wire, _app) = scene().await;
@@ -250,7 +272,7 @@ async fn refusals_have_envoys_words() {
     let answer = clients::post(&wire.entry, "/gone", "body").await.unwrap();
     assert_eq!(refusal(&answer), (503, "text/plain", broken("connection termination")));
     let junk = clients::post(&wire.entry, "/junk", "body").await.unwrap();
-    assert!([502, 503].contains(&junk.status.as_u16()) && !junk.text().contains("no HTTP"), "{}: {}", junk.status, junk.text());
+    assert_eq!(refusal(&junk), (502, "text/plain", broken("protocol error")));
     let head = clients::once(&wire.entry, clients::request(Method::HEAD, "/gone", "").unwrap()).await.unwrap();
     assert_eq!((head.status.as_u16(), head.body.len()), (503, 0));
 
@@ -266,10 +288,7 @@ async fn refusals_have_envoys_words() {
     nobody.await.unwrap();
 
     let closed = Wire::before(free_port().unwrap(), "grpc", json!({})).await;
-    let call = GrpcCall::open(&closed.entry, "/echo.Echo/Unary").await.unwrap();
-    let (messages, trailers) = call.finish().await.unwrap();
-    let told = |name: &str| trailers[name].to_str().unwrap().to_owned();
-    assert_eq!((messages.len(), told("grpc-status"), told("grpc-message")), (0, "14".to_owned(), broken("remote connection failure")));
+    assert_eq!(trailers_only(&closed.entry).await, ("14".to_owned(), broken("remote connection failure")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

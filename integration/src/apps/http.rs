@@ -1,7 +1,7 @@
 //! HTTP echo: HTTP/1.1 with WebSocket, HTTP/2 with trailers, gRPC-shaped streams, all on one port.
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::{App, Counters};
+use super::{App, Counters, Orders};
 use crate::net::{Address, Listener, Stream};
 
 type Body = BoxBody<Bytes, hyper::Error>;
@@ -34,11 +34,14 @@ type Body = BoxBody<Bytes, hyper::Error>;
 ///
 /// - Any path answers 200, returns the request body as it comes, and names the app in `x-app`.
 /// - `/debug?env=dump` (under any prefix): request line, header fields in canonical case, `FORTIO_NAME=<name>`, as plain text.
+/// - `/echo?header=<name>:<value>` (under any prefix, any number of them): sets that field of the answer.
 /// - `/slow?ms=<n>`: echo after n milliseconds.
 /// - `/count`: takes the whole body, then answers its length in bytes. `/bytes?n=<n>`: a body of n bytes.
 /// - `Upgrade: websocket`: a WebSocket that echoes text and binary messages.
 /// - HTTP/2: the number of body bytes comes as trailer `x-echo-bytes`.
 /// - `content-type: application/grpc…`: messages return as they come, then trailer `grpc-status: 0`.
+///
+/// [`App::answer_next`], [`App::answer_always`], [`App::answer_text`] and [`App::hold`] tell it to do otherwise.
 ///
 /// # Errors
 /// When it cannot listen.
@@ -57,8 +60,8 @@ pub fn http_echo_on(name: &str, socket: &Path) -> Result<App> {
 }
 
 fn serve(name: &str, listener: Listener, address: Address) -> App {
-    let counters = Arc::new(Counters::default());
-    let echo = Echo { name: name.into(), counters: counters.clone() };
+    let (counters, orders) = (Arc::new(Counters::default()), Arc::new(Orders::default()));
+    let echo = Echo { name: name.into(), counters: counters.clone(), orders: orders.clone() };
     let accepting = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok(stream) = listener.accept().await {
@@ -66,13 +69,14 @@ fn serve(name: &str, listener: Listener, address: Address) -> App {
             connections.spawn(connection(echo.clone(), stream));
         }
     });
-    App { address, counters, accepting }
+    App { address, counters, orders, accepting }
 }
 
 #[derive(Clone, Debug)]
 struct Echo {
     name: Arc<str>,
     counters: Arc<Counters>,
+    orders: Arc<Orders>,
 }
 
 /// Serves one connection, and the WebSockets that come out of it.
@@ -81,11 +85,11 @@ async fn connection(echo: Echo, stream: Stream) {
     let service = service_fn(|request| {
         let (echo, upgraded) = (echo.clone(), upgraded.clone());
         async move {
-            let (response, websocket) = echo.answer(request).await;
+            let (response, websocket) = echo.answer(request).await?;
             if let Some(websocket) = websocket {
                 drop(upgraded.send(websocket));
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, io::Error>(response)
         }
     });
     let server = auto::Builder::new(TokioExecutor::new());
@@ -97,8 +101,10 @@ async fn connection(echo: Echo, stream: Stream) {
 }
 
 impl Echo {
-    async fn answer(&self, mut request: Request<Incoming>) -> (Response<Body>, Option<OnUpgrade>) {
+    /// An error closes the connection without an answer.
+    async fn answer(&self, mut request: Request<Incoming>) -> io::Result<(Response<Body>, Option<OnUpgrade>)> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let status = self.orders.next().await.ok_or(io::ErrorKind::ConnectionAborted)?;
         if let Some(accept) = websocket_accept(request.headers()) {
             let upgrade = hyper::upgrade::on(&mut request);
             let mut response = self.response(text(String::new()));
@@ -106,13 +112,18 @@ impl Echo {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
             response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
             response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
-            return (response, Some(upgrade));
+            return Ok((response, Some(upgrade)));
         }
         let (parts, body) = request.into_parts();
-        (self.echo(&parts, body).await, None)
+        let mut response = self.echo(&parts, body).await;
+        *response.status_mut() = status;
+        Ok((response, None))
     }
 
     async fn echo(&self, parts: &Parts, body: Incoming) -> Response<Body> {
+        if let Some(ordered) = self.orders.text() {
+            return self.response(text(ordered));
+        }
         let query = parts.uri.query().unwrap_or_default();
         if parts.uri.path().ends_with("/debug") && query == "env=dump" {
             return self.response(text(self.dump(parts)));
@@ -137,10 +148,14 @@ impl Echo {
             response.headers_mut().insert("content-type", kind);
             return response;
         }
-        match parts.version {
+        let mut response = match parts.version {
             Version::HTTP_2 => self.response(with_trailer(body, |bytes| ("x-echo-bytes", bytes))),
             _ => self.response(body.boxed()),
+        };
+        if parts.uri.path().ends_with("/echo") {
+            response.headers_mut().extend(query.split('&').filter_map(field));
         }
+        response
     }
 
     fn response(&self, body: Body) -> Response<Body> {
@@ -164,6 +179,12 @@ impl Echo {
         _ = writeln!(dump, "\nFORTIO_NAME={}", self.name);
         dump
     }
+}
+
+/// The field in `header=<name>:<value>`.
+fn field(parameter: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = parameter.strip_prefix("header=")?.split_once(':')?;
+    Some((name.parse().ok()?, value.parse().ok()?))
 }
 
 /// The body as it comes, then one trailer made from its length in bytes.

@@ -42,7 +42,7 @@ fn serve(listener: Listener, address: Address) -> App {
             connections.spawn(echo(stream));
         }
     });
-    App { address, counters, accepting }
+    App { address, counters, orders: Arc::default(), accepting }
 }
 
 /// Ends without a word when the connection breaks: the client is the judge.

@@ -10,12 +10,12 @@ use aralez_integration::process::Signal;
 use aralez_integration::registration::{Service, Upstream};
 use aralez_integration::sidecar::Sidecar;
 use aralez_integration::wait::eventually;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::scene::{PATIENCE, echo_ok, http_answers, tcp_refused};
+use crate::scene::{PATIENCE, app_in, echo_ok, http_answers, tcp_refused};
 
 /// The suite's "eventually" is 5 s. Wider, because a busy machine is no failure.
-const EVENTUALLY: std::time::Duration = PATIENCE;
+pub const EVENTUALLY: std::time::Duration = PATIENCE;
 
 /// One cluster of the suite: `s1` calls `s2` (and whoever else answers for it).
 pub struct Case {
@@ -29,7 +29,12 @@ pub struct Case {
 impl Case {
     /// The agent of cluster `primary`, nothing registered. Default intention policy: allow.
     pub async fn cluster() -> Agent {
-        let config = json!({"primary_datacenter": "primary"});
+        Self::cluster_with(json!({})).await
+    }
+
+    /// The same with more agent configuration.
+    pub async fn cluster_with(mut config: Value) -> Agent {
+        config["primary_datacenter"] = json!("primary");
         Agent::start(Options { datacenter: "primary".into(), config, ..Options::default() }).await.unwrap()
     }
 
@@ -69,6 +74,12 @@ impl Case {
         sidecar.signal(Signal::TERM).unwrap();
     }
 
+    /// What the sidecar of `s1` says of itself at `/snapshot`.
+    pub async fn snapshot(&self) -> Value {
+        let (_, sidecar) = self.sidecars.iter().find(|(name, _)| *name == self.s1.id).unwrap();
+        serde_json::from_str(&sidecar.admin("/snapshot").await.unwrap().text()).unwrap()
+    }
+
     /// Where `s1` finds `s2` ("port 5000").
     pub fn upstream(&self) -> Address {
         self.s1.upstreams[0].address()
@@ -83,7 +94,7 @@ impl Case {
     pub async fn reaches_app(&self, name: &str) {
         eventually(&format!("an answer of {name}"), EVENTUALLY, async || {
             let dump = clients::get(&self.upstream(), "/debug?env=dump").await?.text();
-            ensure!(dump.lines().any(|line| line == format!("FORTIO_NAME={name}")), "{dump}");
+            ensure!(app_in(&dump)? == name, "{dump}");
             Ok(())
         })
         .await
@@ -105,10 +116,15 @@ pub async fn service(name: &str, id: &str) -> (Service, App) {
 
 /// `s1` and `s2` with `protocol` in both registrations and the upstream.
 async fn pair(agent: Agent, protocol: &str) -> Case {
+    pair_with(agent, protocol, |s1| s1).await
+}
+
+/// The same with more in the registration of `s1`.
+pub async fn pair_with(agent: Agent, protocol: &str, more: impl FnOnce(Service) -> Service) -> Case {
     let (s2, app) = service("s2", "s2").await;
     let (s1, s1_app) = service("s1", "s1").await;
     let s1 = s1.protocol(protocol).upstream(Upstream::new("s2").unwrap().protocol(protocol));
-    Case::start(agent, (s1, s1_app), vec![(s2.protocol(protocol), app)]).await
+    Case::start(agent, (more(s1), s1_app), vec![(s2.protocol(protocol), app)]).await
 }
 
 async fn plain_pair(agent: Agent) -> Case {
@@ -131,7 +147,13 @@ async fn case_badauthz() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn case_http() {
-    pair(Case::cluster().await, "http").await.echo_ok().await;
+    // Of the passive check only the interval is set; the rest stays at its defaults.
+    let passive = json!({"interval": "22s"});
+    let case = pair_with(Case::cluster().await, "http", |mut s1| {
+        s1.upstreams = s1.upstreams.into_iter().map(|s2| s2.config("passive_health_check", passive.clone())).collect();
+        s1
+    });
+    case.await.echo_ok().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +169,7 @@ async fn case_grpc() {
     eventually("a ping", EVENTUALLY, async || ping(&case.upstream()).await).await.unwrap();
 }
 
-async fn ping(address: &Address) -> Result<()> {
+pub async fn ping(address: &Address) -> Result<()> {
     let call = GrpcCall::open(address, "/fgrpc.PingServer/Ping").await?;
     call.send(b"ping").await?;
     let (messages, trailers) = call.finish().await?;

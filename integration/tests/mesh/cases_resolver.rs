@@ -8,20 +8,21 @@ use serde_json::{Value, json};
 use crate::cases::{Case, s1, service};
 
 /// A cluster whose proxy-defaults give every service `protocol`.
-async fn cluster(protocol: &str) -> Agent {
+pub async fn cluster(protocol: &str) -> Agent {
     let agent = Case::cluster().await;
     agent.config_entry(json!({"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": protocol}})).await.unwrap();
     agent
 }
 
 /// `name` without meta, and its versions v1 and v2.
-async fn family(name: &str) -> Vec<(Service, App)> {
+pub async fn family(name: &str) -> Vec<(Service, App)> {
     let (v1, v1_app) = service(name, &format!("{name}-v1")).await;
     let (v2, v2_app) = service(name, &format!("{name}-v2")).await;
     vec![service(name, name).await, (v1.meta("version", "v1"), v1_app), (v2.meta("version", "v2"), v2_app)]
 }
 
-fn subsets() -> Value {
+/// Subsets v1 and v2 of a [`family`].
+pub fn subsets() -> Value {
     json!({"v1": {"Filter": "Service.Meta.version == v1"}, "v2": {"Filter": "Service.Meta.version == v2"}})
 }
 

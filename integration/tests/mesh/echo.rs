@@ -204,7 +204,10 @@ async fn thousand_concurrent_connections() {
     const COUNT: usize = 1000;
     let agent = Agent::shared().await.unwrap();
     let app = apps::tcp_echo().await.unwrap();
-    let pair = Pair::start(&agent, "tcp", &app.address).await;
+    let db = Service::new(unique("db"), &app.address).unwrap();
+    // A thousand handshakes at once take a busy machine longer than the usual 5 s.
+    let upstream = Upstream::new(&db.name).unwrap().config("connect_timeout_ms", 30_000);
+    let pair = Pair::launch(&agent, caller(upstream), db).await;
 
     let mut opening = JoinSet::new();
     for _ in 0..COUNT {

@@ -114,6 +114,19 @@ pub async fn echo_ok(address: &Address) -> Result<()> {
     Ok(())
 }
 
+/// The rows of a table that did not hold, all of them in one error.
+pub fn all_hold(rows: Vec<(String, Result<()>)>) -> Result<()> {
+    let count = rows.len();
+    let failed: Vec<_> = rows.into_iter().filter_map(|(row, outcome)| Some(format!("{row}: {:#}", outcome.err()?))).collect();
+    ensure!(failed.is_empty(), "{} of {count} rows failed:\n{}", failed.len(), failed.join("\n"));
+    Ok(())
+}
+
+/// Name of the app that wrote this `env=dump`.
+pub fn app_in(dump: &str) -> Result<&str> {
+    dump.lines().find_map(|line| line.strip_prefix("FORTIO_NAME=")).with_context(|| format!("not a dump: {dump}"))
+}
+
 /// One turn of a load on a kept-alive HTTP/1.1 connection: `GET /` answers 200.
 pub async fn kept_alive_get(client: Option<HttpClient>, address: &Address) -> Result<HttpClient> {
     let mut client = match client.filter(HttpClient::is_open) {

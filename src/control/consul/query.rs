@@ -37,7 +37,9 @@ pub(super) async fn run(context: &Context, key: &UpstreamKey, upstream: &Upstrea
                 latest.send_replace(Some(Arc::new(result)));
             }
             Event::Failed(error, failures) if latest.borrow().is_none() && super::is_final(&error, failures) => {
-                context.found(Found::Chain(key.clone(), Err(format!("its prepared query cannot be executed: {error}"))));
+                // Callers are told so with 503 rather than refused by the kernel, as by Envoy.
+                let nobody = query::chain(upstream, &PreparedQueryResult::default(), own, Some(&error.to_string()));
+                context.found(Found::Queried(key.clone(), Arc::new(nobody), Arc::new([])));
             }
             Event::Failed(..) | Event::Absent | Event::Doubtful => {}
         }
@@ -50,7 +52,7 @@ pub(super) async fn run(context: &Context, key: &UpstreamKey, upstream: &Upstrea
         |result| decode::hosts(&result.nodes, is_own(result)),
         |result, names| {
             let endpoints = decode::endpoints(&result.nodes, is_own(result), false, names);
-            context.found(Found::Queried(key.clone(), Arc::new(query::chain(upstream, result, own)), endpoints));
+            context.found(Found::Queried(key.clone(), Arc::new(query::chain(upstream, result, own, None)), endpoints));
         },
     );
     tokio::join!(asking, telling);

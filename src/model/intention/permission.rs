@@ -130,7 +130,8 @@ fn is_claimed(test: &ClaimTest, claims: &Value) -> bool {
 fn is_text(value: &Value, text: &str) -> bool {
     match value {
         Value::String(string) => string == text,
-        Value::Number(_) | Value::Bool(_) => value.to_string() == text,
+        Value::Number(number) => number.to_string() == text,
+        Value::Bool(truth) => truth.to_string() == text,
         Value::Null | Value::Array(_) | Value::Object(_) => false,
     }
 }

@@ -9,7 +9,7 @@ use crate::model::{
     balance::BalancePolicy,
     cluster::TargetId,
     identity::ServiceName,
-    registration::{Chain, Naming, Target, UpstreamConfig},
+    registration::{Chain, Naming, Target, Unusable, UpstreamConfig},
     route::{self, RouteTable},
 };
 
@@ -17,8 +17,8 @@ use crate::model::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The chain of an upstream by prepared query. Its servers may show the identity of any instance that was found, as in Consul's Envoy path; `own` is our
-/// datacenter, where the query was asked.
-pub fn chain(upstream: &UpstreamConfig, result: &PreparedQueryResult, own: &str) -> Chain {
+/// datacenter, where the query was asked. `failed` says why there is no result.
+pub fn chain(upstream: &UpstreamConfig, result: &PreparedQueryResult, own: &str, failed: Option<&str>) -> Chain {
     let asked = upstream.datacenter.as_deref().unwrap_or(own);
     let instances: BTreeSet<(ServiceName, Arc<str>)> = result.nodes.iter().filter_map(identity).collect();
     let target = Target {
@@ -35,7 +35,15 @@ pub fn chain(upstream: &UpstreamConfig, result: &PreparedQueryResult, own: &str)
         protocol: upstream.protocol.unwrap_or_default(),
         routes: Arc::new(RouteTable::direct(1, Some(route::TIMEOUT))),
         targets: vec![target],
-        problems: Vec::new(),
+        problems: failed.map(problem).into_iter().collect(),
+    }
+}
+
+fn problem(why: &str) -> Unusable {
+    Unusable {
+        path: "prepared query".to_owned(),
+        why: format!("it cannot be executed: {why}"),
+        advice: "create it, or correct the upstream's DestinationName; callers are answered with 503 until then".to_owned(),
     }
 }
 

@@ -1,7 +1,9 @@
 use super::*;
 
+type Values = &'static [&'static [u8]];
+
 /// Expression, values it matches, values it does not match; all as RE2 answers.
-const MEANING: &[(&str, &[&[u8]], &[&[u8]])] = &[
+const MEANING: &[(&str, Values, Values)] = &[
     ("/a.*", &[b"/a", b"/a/b?c"], &[b"/b/a", b"x/a", b"/a\n"]),
     ("a|ab", &[b"a", b"ab"], &[b"abc", b"b"]),
     ("", &[b""], &[b"a"]),

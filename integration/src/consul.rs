@@ -63,6 +63,7 @@ pub struct Agent {
     process: Process,
     options: Options,
     http_port: u16,
+    grpc_port: u16,
     folder: TempDir,
     client: reqwest::Client,
 }
@@ -96,14 +97,14 @@ impl Agent {
     /// # Errors
     /// As [`Agent::dev`].
     pub async fn start(options: Options) -> Result<Self> {
-        let http_port = free_port()?;
+        let (http_port, grpc_port) = (free_port()?, free_port()?);
         let folder = tempfile::tempdir()?;
         let mut config = json!({
             "datacenter": options.datacenter,
             "node_name": "node",
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
-            "ports": {"http": http_port, "server": free_port()?, "serf_lan": free_port()?, "serf_wan": -1, "dns": -1, "grpc": -1, "grpc_tls": -1},
+            "ports": {"http": http_port, "server": free_port()?, "serf_lan": free_port()?, "serf_wan": -1, "dns": -1, "grpc": grpc_port, "grpc_tls": -1},
             "connect": {"enabled": true},
             // All sidecars of all tests come from one address; the default (200) is the budget of one host, not of this lab.
             "limits": {"http_max_conns_per_client": 5000},
@@ -120,7 +121,7 @@ impl Agent {
         // No proxy of the environment between a test and its agent. No pooled connections: each belongs to the runtime of the test that
         // opened it, and a shared agent outlives tests.
         let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).timeout(Duration::from_secs(15)).build()?;
-        let agent = Self { process: launch(&folder, &options)?, options, http_port, folder, client };
+        let agent = Self { process: launch(&folder, &options)?, options, http_port, grpc_port, folder, client };
         agent.ready().await?;
         Ok(agent)
     }
@@ -149,6 +150,11 @@ impl Agent {
     /// Value of `CONSUL_HTTP_ADDR` for this agent.
     pub fn http_addr(&self) -> String {
         format!("127.0.0.1:{}", self.http_port)
+    }
+
+    /// Value of `CONSUL_GRPC_ADDR`: where Envoy gets its configuration (xDS).
+    pub fn grpc_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc_port)
     }
 
     /// Name of the datacenter.

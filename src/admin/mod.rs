@@ -38,6 +38,9 @@ use crate::{
     telemetry::{Telemetry, log::LogHandle},
 };
 
+/// How the data plane protects a listener's cluster now, as JSON of its own shape; `None` for one that it does not have.
+pub type Protection = Arc<dyn Fn(&ListenerKey, &TargetId) -> Option<serde_json::Value> + Send + Sync>;
+
 /// What the admin API shows and touches. Cheap to clone.
 #[derive(Clone)]
 pub struct AdminState {
@@ -52,7 +55,7 @@ pub struct AdminState {
     /// What the data plane still waits for before it can serve, for example listeners that are not bound yet.
     pub pending: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
     /// How the data plane protects a listener's cluster now, as JSON of its own shape.
-    pub protection: Arc<dyn Fn(&ListenerKey, &TargetId) -> Option<serde_json::Value> + Send + Sync>,
+    pub protection: Protection,
     /// Set while the process drains: it is not ready then.
     pub draining: Arc<AtomicBool>,
     /// Starts draining; called for each `POST /drain`.

@@ -148,7 +148,7 @@ async fn the_snapshot_is_shown_without_secrets() {
         "name": "local_app", "listener": "web-sidecar-proxy/public", "healthy": true,
         "endpoints": [{"id": "local_app", "address": {"tcp": "127.0.0.1:8080"}, "weight": 1, "health": "passing"}],
     }]);
-    assert_eq!(bench.json("/clusters").await, expected);
+    assert_eq!(bench.json("/clusters").await, expected, "an app has no protection");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context as Poller, Poll},
@@ -19,6 +19,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pingora_core::{
     protocols::{
         Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
@@ -30,16 +31,17 @@ use pingora_http::ResponseHeader;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf},
     net::{TcpStream, UnixStream},
-    sync::Notify,
-    time::timeout,
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 
 use super::{live::Live, tls::Peer};
 use crate::model::intention::{Denied, Intentions, Verdict};
 
 mod head;
+mod tunnel;
 
-pub use head::{Head, LONGEST as LONGEST_HEAD};
+pub use head::Head;
+pub use tunnel::Tunnel;
 
 /// Read buffer of a connection, bytes: whole requests of ordinary size in one read; larger reads bypass it.
 const READ_BUFFER: usize = 4096;
@@ -107,52 +109,9 @@ pub struct Context {
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
     pub tunnel: Tunnel,
+    /// When the answer to the request in flight is overdue, where nothing else watches over that; only for HTTP/1.
+    overdue: Mutex<Option<Instant>>,
     judged: ArcSwapOption<Judged>,
-}
-
-/// A connection that carries a tunnel since one of its requests was upgraded.
-#[derive(Default)]
-pub struct Tunnel {
-    /// How long it may stand still; set once it is one.
-    idle: OnceLock<Option<Duration>>,
-    began: Notify,
-    /// Counts the reads and writes of the connection.
-    moves: AtomicU64,
-}
-
-impl Tunnel {
-    /// It begins; `idle` is how long it may stand still, `None` for ever.
-    pub fn begin(&self, idle: Option<Duration>) {
-        if self.idle.set(idle).is_ok() {
-            self.began.notify_one();
-        }
-    }
-
-    /// Waits until it has begun.
-    pub async fn begun(&self) -> Option<Duration> {
-        loop {
-            match self.idle.get() {
-                Some(idle) => {
-                    // Whoever else waits is woken in turn.
-                    self.began.notify_one();
-                    return *idle;
-                }
-                None => self.began.notified().await,
-            }
-        }
-    }
-
-    /// Waits until it has begun, and then until nothing has moved on it for as long as it may stand still.
-    pub async fn stood_still(&self) {
-        let Some(idle) = self.begun().await else { return std::future::pending().await };
-        loop {
-            let before = self.moves.load(Ordering::Relaxed);
-            tokio::time::sleep(idle).await;
-            if self.moves.load(Ordering::Relaxed) == before {
-                return;
-            }
-        }
-    }
 }
 
 /// A verdict with the intentions that gave it.
@@ -166,8 +125,14 @@ impl Context {
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (peer, server_name, tls_version, tunnel, judged) = (None, None, None, Tunnel::default(), ArcSwapOption::empty());
-        Self { id, live, peer, remote, local, server_name, tls_version, draining, tunnel, judged }
+        let (peer, server_name, tls_version, tunnel, overdue, judged) = Default::default();
+        Self { id, live, peer, remote, local, server_name, tls_version, draining, tunnel, overdue, judged }
+    }
+
+    /// From `at` on, reading from the client fails: the exchange in flight ends, which Pingora (0.9.1) cannot be told in another way while it waits for
+    /// an endpoint.
+    pub fn overdue_at(&self, at: Option<Instant>) {
+        *self.overdue.lock() = at;
     }
 
     /// What the intentions say about this connection's peer. Found once for each change of the intentions, not for each request; a connection
@@ -217,6 +182,8 @@ pub struct Connection {
     ended: bool,
     digest: Option<Arc<ProxyDigest>>,
     context: Option<Arc<Context>>,
+    /// Rings when the exchange in flight is overdue.
+    alarm: Option<Pin<Box<Sleep>>>,
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -228,8 +195,8 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        let (ahead, digest, context, received, sent) = Default::default();
-        Self { transport, ahead, reads_ahead: false, ended: false, digest, context, received, sent }
+        let (ahead, digest, context, alarm, received, sent) = Default::default();
+        Self { transport, ahead, reads_ahead: false, ended: false, digest, context, alarm, received, sent }
     }
 
     /// A TLS connection, after the server's side of the handshake.
@@ -325,11 +292,21 @@ impl Connection {
         !self.ahead.is_empty() || matches!(self.fill().await, Ok(1..))
     }
 
+    /// Whether the exchange in flight is overdue; leaves the task to be woken when it is.
+    fn poll_overdue(&mut self, cx: &mut Poller<'_>) -> bool {
+        let Some(at) = self.context.as_ref().and_then(|context| *context.overdue.lock()) else { return false };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if alarm.deadline() != at {
+            alarm.as_mut().reset(at);
+        }
+        alarm.as_mut().poll(cx).is_ready()
+    }
+
     /// Notes bytes that passed in one direction.
     fn moved(&self, direction: &AtomicU64, bytes: usize) {
         direction.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(context) = &self.context {
-            context.tunnel.moves.fetch_add(1, Ordering::Relaxed);
+            context.tunnel.moved();
         }
     }
 
@@ -368,6 +345,9 @@ impl AsyncRead for Connection {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
+        if done.is_pending() && this.poll_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         this.moved(&this.received, buf.filled().len() - before);
         done
     }

@@ -89,7 +89,7 @@ pub struct Exchange {
     pub notes: Notes,
     /// The tokens that it carries, on a listener whose intentions ask for some.
     pub tokens: Verified,
-    routed: Routed,
+    routed: Option<Routed>,
     /// Cookies that the hash policies made for the caller.
     made_cookies: Vec<HeaderValue>,
     /// Tries so far.
@@ -117,7 +117,7 @@ impl Default for Exchange {
             grpc_status: None,
             notes: Notes::default(),
             tokens: Verified::default(),
-            routed: Routed::default(),
+            routed: None,
             made_cookies: Vec::new(),
             attempts: 0,
             repeated: 0,
@@ -147,25 +147,27 @@ impl Exchange {
         let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
         let first = || upstream.routes.routes.first().map(|route| (0, route));
         let (place, route) = request.map_or_else(first, |request| upstream.routes.route(request)).ok_or(Refusal::NoRoute)?;
-        self.routed = Routed { route: place, leg: route.leg(fastrand::u32(..)), ..Routed::default() };
-        let leg = route.legs.get(self.routed.leg);
+        let mut routed = Routed { route: place, leg: route.leg(fastrand::u32(..)), ..Routed::default() };
+        let leg = route.legs.get(routed.leg);
         if let Some(request) = request {
             if !route.hash.is_empty() {
                 let client = self.context.as_ref().and_then(|c| c.remote).map(|remote| remote.ip());
                 let made = request_hash(&route.hash, request, client, fastrand::u64(..));
-                self.routed.hash = made.hash;
+                routed.hash = made.hash;
                 self.made_cookies = made.set_cookies;
             }
-            self.routed.stuck = live.clusters(leg).next().map(|cluster| cluster.stuck(request)).unwrap_or_default();
+            routed.stuck = live.clusters(leg).next().map(|cluster| cluster.stuck(request)).unwrap_or_default();
         }
+        self.routed = Some(routed);
         if live.clusters(leg).any(|cluster| cluster.has_endpoint()) { Ok(()) } else { Err(Refusal::NoHealthyEndpoint) }
     }
 
     /// The route and the leg that were taken; `None` on the inbound side.
     pub fn taken<'a>(&self, live: &'a Live) -> Option<(&'a Route, &'a Leg)> {
         let Role::Upstream(upstream) = &live.listener.role else { return None };
-        let route = upstream.routes.routes.get(self.routed.route)?;
-        Some((route, route.legs.get(self.routed.leg)?))
+        let Routed { route, leg, .. } = self.routed?;
+        let route = upstream.routes.routes.get(route)?;
+        Some((route, route.legs.get(leg)?))
     }
 
     /// authorize: on the inbound side, whether the intentions let the peer (with this request) through; on the outbound side the far sidecar decides,
@@ -249,11 +251,11 @@ impl Exchange {
     }
 
     fn next(&self, live: &Live) -> Option<Chosen> {
-        let (_, leg) = self.taken(live)?;
+        let ((_, leg), routed) = (self.taken(live)?, self.routed?);
         live.clusters(Some(leg)).enumerate().find_map(|(at, cluster)| {
             // A sticky cookie speaks of the endpoints of the cluster that is meant to serve, not of those it fails over to.
-            let stuck = if at == 0 { self.routed.stuck } else { Stuck { place: None, ..self.routed.stuck } };
-            let place = cluster.pick(self.routed.hash, stuck, &self.tried)?;
+            let stuck = if at == 0 { routed.stuck } else { Stuck { place: None, ..routed.stuck } };
+            let place = cluster.pick(routed.hash, stuck, &self.tried)?;
             let endpoint = cluster.cluster.endpoints.get(place)?.clone();
             Some(Chosen { cluster: Some(cluster.clone()), place, endpoint })
         })
@@ -348,7 +350,7 @@ impl Exchange {
     pub fn cookies(&mut self) -> Vec<HeaderValue> {
         let mut cookies = std::mem::take(&mut self.made_cookies);
         if let Some(Chosen { cluster: Some(cluster), place, .. }) = &self.chosen {
-            cookies.extend(cluster.sticky_cookie(self.routed.stuck, *place));
+            cookies.extend(cluster.sticky_cookie(self.routed.map(|r| r.stuck).unwrap_or_default(), *place));
         }
         cookies
     }

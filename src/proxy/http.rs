@@ -99,7 +99,8 @@ impl Sidecar {
             // Whatever follows on such a connection cannot be trusted to be a request.
             session.set_keepalive(None);
         }
-        let answered = refusal.answer(session).await;
+        let status = refusal.status();
+        let answered = refusal.answer(session, |request, head| Self::edit(request, head, exchange, status, |edits| &edits.response)).await;
         exchange.refusal = Some(refusal);
         answered.map(|()| true)
     }
@@ -122,6 +123,7 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
@@ -227,6 +229,7 @@ impl ProxyHttp for Sidecar {
             && let Some(live) = &exchange.live
         {
             exchange.deadline = timing::deadline(session, exchange, live);
+            timing::watch(session, exchange);
         }
         if end {
             exchange.notes.request_time = Some(exchange.begun.elapsed());
@@ -342,6 +345,9 @@ impl ProxyHttp for Sidecar {
         let again = if *error.etype() == ANOTHER_TRY {
             true
         } else if *error.esource() == ErrorSource::Downstream {
+            if timing::is_overdue(exchange) {
+                exchange.ended(Outcome::Timeout, None, false, false, reused);
+            }
             false
         } else {
             let refusal = match Refusal::of(&error) {
@@ -365,11 +371,16 @@ impl ProxyHttp for Sidecar {
     /// The last error: answer it.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         let downstream = *error.esource() == ErrorSource::Downstream;
-        let refusal = exchange.refusal.take().filter(|_| !downstream).or_else(|| Refusal::of(error));
+        let refusal = match exchange.refusal.take() {
+            _ if downstream && timing::is_overdue(exchange) => Some(Refusal::Timeout),
+            Some(refusal) if !downstream => Some(refusal),
+            _ => Refusal::of(error),
+        };
         let started = session.response_written().is_some();
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
-            && let Err(gone) = refusal.answer(session).await
+            && let Err(gone) =
+                refusal.answer(session, |request, head| Self::edit(request, head, exchange, error_code, |edits| &edits.response)).await
         {
             tracing::debug!("the client left before it was answered: {gone}");
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName};
 use pingora_core::{ErrorSource, ErrorType, Result, protocols::http::ServerSession};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::guard::Overflow;
@@ -154,15 +154,18 @@ impl Refusal {
 
     /// Answers the client: a plain text, or for gRPC a trailers-only response (status 200 and `grpc-status`, gRPC over HTTP/2).
     ///
+    /// `edit` has the last word on the head: routes edit the answers that we give ourselves too, as with Envoy.
+    ///
     /// # Errors
     /// When the client cannot be written to.
-    pub async fn answer(&self, session: &mut Session) -> Result<()> {
+    pub async fn answer(&self, session: &mut Session, edit: impl FnOnce(&RequestHeader, &mut ResponseHeader) -> Result<()>) -> Result<()> {
         let body = self.body();
         if is_grpc(session) {
             let mut head = ResponseHeader::build(200, Some(4))?;
             head.insert_header(CONTENT_TYPE, "application/grpc")?;
             head.insert_header(HeaderName::from_static("grpc-status"), self.grpc_status().to_string())?;
             head.insert_header(HeaderName::from_static("grpc-message"), body.trim_end())?;
+            edit(session.req_header(), &mut head)?;
             // Pingora's own call tells only its modules that the answer ends here; gRPC wants one frame that ends the stream (Trailers-Only).
             if let ServerSession::H2(http2) = session.as_downstream_mut() {
                 return http2.write_response_header(Box::new(head), true);
@@ -178,6 +181,7 @@ impl Refusal {
             Self::Overflow(_) => head.insert_header(HeaderName::from_static("x-envoy-overloaded"), "true")?,
             _ => {}
         }
+        edit(session.req_header(), &mut head)?;
         let head_only = session.req_header().method == http::Method::HEAD;
         let done = head_only || body.is_empty();
         session.write_response_header(Box::new(head), done).await?;

@@ -43,6 +43,19 @@ pub fn deadline(session: &Session, exchange: &Exchange, live: &Live) -> Option<I
     whole(exchange, live).filter(|_| !session.is_upgrade_req()).map(|timeout| Instant::now() + timeout)
 }
 
+/// Sees to it that a request whose end [`read_timeout`] could not foresee still ends in time. Streams of HTTP/2 share their connection and are only
+/// bounded by the idle timeout.
+pub fn watch(session: &Session, exchange: &Exchange) {
+    if let Some(context) = exchange.context.as_ref().filter(|_| session.as_http1().is_some() && !is_short(session)) {
+        context.overdue_at(exchange.deadline.map(Into::into));
+    }
+}
+
+/// Whether the answer is overdue.
+pub fn is_overdue(exchange: &Exchange) -> bool {
+    exchange.deadline.is_some_and(|deadline| deadline <= Instant::now())
+}
+
 /// How long the endpoint may be silent.
 pub fn read_timeout(session: &Session, exchange: &Exchange, live: &Live) -> Option<Duration> {
     if session.is_upgrade_req() {

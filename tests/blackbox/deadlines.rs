@@ -89,12 +89,16 @@ async fn a_grpc_stream_that_outlives_the_timeout_is_cut() {
 async fn a_post_to_a_silent_app_is_504_whatever_its_framing() {
     let app = WireApp::start(|_| Reply::Silence).await;
     let wire = Wire::before(app.port, "http", settings()).await;
-    for framing in ["Content-Length: 4\r\n\r\nbody", "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", "\r\n"] {
+    let long = format!("Content-Length: 200000\r\n\r\n{}", "x".repeat(200_000));
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n";
+    for [framing, rest] in [["\r\n", ""], ["Content-Length: 4\r\n\r\nbody", ""], [&long, ""], [chunked, "0\r\n\r\n"]] {
         let mut stream = wire.entry.connect().await.unwrap();
         let begun = Instant::now();
         stream.write_all(format!("POST / HTTP/1.1\r\nHost: api\r\n{framing}").as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stream.write_all(rest.as_bytes()).await.unwrap();
         let answer = timeout(SOON, read_until(&mut stream, b"upstream request timeout")).await;
-        let answer = answer.unwrap_or_else(|_| panic!("no answer in time to {framing:?}")).unwrap();
+        let answer = answer.unwrap_or_else(|_| panic!("no answer in time to {framing:.60}")).unwrap();
         let answer = String::from_utf8_lossy(&answer).into_owned();
         assert!(answer.starts_with("HTTP/1.1 504 ") && answer.to_lowercase().contains("content-type: text/plain\r\n"), "{answer}");
         assert!(begun.elapsed() >= TIMEOUT, "{:?}", begun.elapsed());

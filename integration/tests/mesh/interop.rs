@@ -23,18 +23,20 @@ const CASES: [&str; 8] = [
     "cancel_after_begin",
 ];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn grpc_interop() {
-    let agent = Agent::shared().await.unwrap();
+/// The server of the cases, and where it listens.
+pub async fn server() -> (Process, Address) {
     let port = free_port().unwrap();
     let mut command = Command::new(components::grpc_interop("server").unwrap());
     command.args([format!("--port={port}"), "--use_tls=false".into()]);
-    let _server = Process::start("grpc interop server", command, Duration::ZERO).unwrap();
+    let server = Process::start("grpc interop server", command, Duration::ZERO).unwrap();
     let app = Address::port(port);
     eventually("the server", PATIENCE, async || app.connect().await.map(drop)).await.unwrap();
-    let pair = Pair::start(&agent, "grpc", &app).await;
-    let Address::Tcp(upstream) = pair.upstream else { panic!("a TCP upstream was asked for") };
+    (server, app)
+}
 
+/// Every case passes through `upstream`.
+pub async fn passes(upstream: &Address) {
+    let Address::Tcp(upstream) = upstream else { panic!("a TCP upstream was asked for") };
     let client = components::grpc_interop("client").unwrap();
     let mut failed = Vec::new();
     for case in CASES {
@@ -48,4 +50,12 @@ async fn grpc_interop() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_interop() {
+    let agent = Agent::shared().await.unwrap();
+    let (_server, app) = server().await;
+    let pair = Pair::start(&agent, "grpc", &app).await;
+    passes(&pair.upstream).await;
 }

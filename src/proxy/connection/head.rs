@@ -12,7 +12,7 @@ use tokio::{
 use super::{Connection, READ_BUFFER, Transport};
 
 /// Longest head that is taken, bytes: Envoy's default.
-pub const LONGEST: usize = 60 * 1024;
+const LONGEST: usize = 60 * 1024;
 /// How long the rest of what a refused client sends is read over, so that it sees our answer before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -25,7 +25,7 @@ pub enum Head {
     Gone,
     /// It did not come in time.
     Slow,
-    /// It is longer than [`LONGEST`].
+    /// It is longer than 60 KiB.
     Long,
 }
 

@@ -26,7 +26,7 @@ const ROUNDS: usize = 8;
 const PROBES: usize = 16;
 
 /// Where the two differ on purpose (docs/intentions.md, docs/routing.md). Everything else is a fault.
-const EXPLAINED: [Difference; 4] = [
+const EXPLAINED: [Difference; 5] = [
     Difference {
         why: "explained: Envoy lets a lower precedence allow, or deny, as well",
         applies: |case| {
@@ -36,6 +36,10 @@ const EXPLAINED: [Difference; 4] = [
             };
             named("*", case.source) && named("db", "*") && !named("db", case.source)
         },
+    },
+    Difference {
+        why: "explained: no origin form",
+        applies: |case| case.request.is_no_origin_form() && case.aralez == Outcome::Refused(400),
     },
     Difference { why: "explained: no URI", applies: |case| case.request.is_no_uri() && case.aralez == Outcome::Refused(400) },
     Difference {

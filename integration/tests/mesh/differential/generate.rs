@@ -163,6 +163,11 @@ impl Request {
     pub fn is_no_uri(&self) -> bool {
         self.target.contains(['<', '>', '`'])
     }
+
+    /// Aralez answers 400, in Envoy it is served: blanks around the target, or a target that is a whole URI.
+    pub fn is_no_origin_form(&self) -> bool {
+        self.target.starts_with([' ', 'h']) || self.target.ends_with(' ')
+    }
 }
 
 pub fn request(rng: &mut Rng) -> Request {
@@ -195,6 +200,12 @@ fn target(rng: &mut Rng) -> String {
     }
     if often(rng, 3) {
         path += "#top";
+    }
+    if often(rng, 6) {
+        path.replace_range(..1, pick(rng, &["", "\\", "%2F", "./", "*", "@/", "db:80/", "http://db/", " /"]));
+    }
+    if often(rng, 3) {
+        path.push_str(pick(rng, &[" ", " x", "\t", "\u{1}", "\u{7f}", "\r", "é"]));
     }
     path
 }

@@ -122,6 +122,8 @@ async fn routes() {
                 report.count(&verdict.join(" "));
             } else if request.is_no_uri() && aralez == "400 sidecar" {
                 report.count("explained: no URI");
+            } else if request.is_no_origin_form() && aralez == "400 sidecar" {
+                report.count("explained: no origin form");
             } else {
                 let sent = String::from_utf8_lossy(&request.bytes);
                 let routes = Value::from(routes.clone());

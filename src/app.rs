@@ -2,11 +2,14 @@
 //!
 //! Two runtimes: one for control (watches, compile, admin), one for data, so that a slow decode never takes a request's thread.
 
+mod explain;
+
 use std::{
     fs::File,
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -58,14 +61,15 @@ pub enum Failure {
     Running(#[from] anyhow::Error),
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end; gives what it exits with if it did not fail.
 ///
 /// # Errors
 /// [`Failure`], which knows its exit code.
-pub fn run(command: Command, log: LogHandle) -> Result<(), Failure> {
+pub fn run(command: Command, log: LogHandle) -> Result<ExitCode, Failure> {
     match command {
-        Command::Connect(options) => connect(*options, log),
-        Command::Dev(options) => dev(options, log),
+        Command::Connect(options) => connect(*options, log).map(|()| ExitCode::SUCCESS),
+        Command::Dev(options) => dev(options, log).map(|()| ExitCode::SUCCESS),
+        Command::Explain(options) => explain::run(*options),
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`snapshot`] | what is known: inputs, check, compile, publish (one writer), subscribe (many readers) |
 //! | [`control`] | keeps the inputs fresh (Consul, embedded catalog) and publishes |
 //! | [`proxy`] | the data plane: listeners, TLS, the HTTP and TCP paths, balancing, refusals |
+//! | [`explain`] | what the snapshot makes of one request, in words |
 //! | [`telemetry`] | log set-up, metric names, the access log |
 //! | [`admin`] | the admin listener: live, ready, metrics, snapshot, log |
 //! | [`config`] | files that people write: `mesh.yaml` |
@@ -23,7 +24,7 @@
 //! accept → tls → identify → authorize → route → balance → connect → forward → record.
 //!
 //! # The import rule
-//! `model` ← `snapshot` ← { `control`, `proxy` } ← `app`. `control` and `proxy` never name each other; wire types of Consul
+//! `model` ← `snapshot` ← { `control`, `proxy` } ← `app`; `explain` needs `model` alone. `control` and `proxy` never name each other; wire types of Consul
 //! stay in `control::consul`; Pingora stays in `proxy` and `app`; `telemetry` may be used by all. `tests/architecture.rs` keeps it.
 
 pub mod admin;
@@ -31,6 +32,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod explain;
 pub mod model;
 pub mod proxy;
 pub mod snapshot;

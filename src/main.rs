@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use aralez::{
     app::{self, Failure},
     cli::{self, Command},
-    telemetry,
+    telemetry::{self, log::Level},
 };
 
 #[global_allocator]
@@ -23,11 +23,13 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.code);
         }
     };
-    let process = match &command {
-        Command::Connect(options) => &options.process,
-        Command::Dev(options) => &options.process,
+    let (level, json) = match &command {
+        Command::Connect(options) => (options.process.log_level, options.process.log_json),
+        Command::Dev(options) => (options.process.log_level, options.process.log_json),
+        // It tells what it found on standard output.
+        Command::Explain(_) => (Level::Error, false),
     };
-    let log = match telemetry::log::install(process.log_level, process.log_json) {
+    let log = match telemetry::log::install(level, json) {
         Ok(log) => log,
         Err(why) => {
             eprintln!("aralez: cannot set up the log: {why:#}");
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
         }
     };
     match app::run(command, log) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("aralez: {failure}");
             match failure {

@@ -14,6 +14,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("telemetry", &["model", "telemetry"]),
     ("control", &["model", "snapshot", "config", "telemetry", "control"]),
     ("proxy", &["model", "snapshot", "telemetry", "proxy"]),
+    ("explain", &["model", "explain"]),
     ("admin", &["model", "snapshot", "telemetry", "admin"]),
     ("cli", &["model", "config", "telemetry", "cli"]),
 ];

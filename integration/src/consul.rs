@@ -265,7 +265,9 @@ impl Agent {
         eventually(&format!("{count} healthy {service}"), SETTLE, async || {
             let instances = self.get(&format!("/v1/health/connect/{service}?passing")).await?;
             let seen = instances.as_array().map_or(0, Vec::len);
-            ensure!(seen == count, "{seen} passing");
+            if seen != count {
+                bail!("{seen} passing of {}", self.get(&format!("/v1/health/connect/{service}")).await?);
+            }
             Ok(())
         })
         .await

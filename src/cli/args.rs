@@ -23,18 +23,79 @@ pub(super) enum Verb {
     /// Run a whole mesh in this process: a catalog and a CA of its own, sidecars and demo services; no Consul needed
     #[command(args_override_self = true)]
     Dev(Dev),
+    /// Say what would become of a request, and why: at an upstream of a sidecar, or by the intentions of a service
+    #[command(args_override_self = true)]
+    Explain(Box<Explain>),
     /// Print the version
     Version,
 }
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Connect {
+    #[command(flatten)]
+    pub(super) selector: Selector,
+    #[command(flatten)]
+    pub(super) agent: Agent,
+    /// Address of one more listener that serves /ready only; needs the port too
+    #[arg(long, value_name = "IP")]
+    pub(super) envoy_ready_bind_address: Option<String>,
+    /// Port of that listener
+    #[arg(long, value_name = "PORT")]
+    pub(super) envoy_ready_bind_port: Option<u16>,
+    /// Path of the metrics on the listener that the setting envoy_prometheus_bind_addr asks for [default: /metrics]
+    #[arg(long, value_name = "PATH")]
+    pub(super) prometheus_scrape_path: Option<String>,
+    #[command(flatten)]
+    pub(super) process: Process,
+    /// Accepted because Consul passes what follows -- on to Envoy
+    #[arg(last = true, hide = true)]
+    pub(super) envoy_args: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Explain {
+    /// The service that calls: explain what the intentions of the service named by -to say
+    #[arg(long, value_name = "SERVICE", requires = "to", conflicts_with_all = ["sidecar_for", "proxy_id", "upstream"])]
+    pub(super) from: Option<String>,
+    /// The service that is called
+    #[arg(long, value_name = "SERVICE", requires = "from")]
+    pub(super) to: Option<String>,
+    /// The upstream of the sidecar, by its destination; without it all are explained
+    #[arg(long, value_name = "NAME")]
+    pub(super) upstream: Option<String>,
+    /// A header of the request; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", action = ArgAction::Append)]
+    pub(super) headers: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// How long to wait for the agent
+    #[arg(long, value_name = "SECONDS", default_value = "15")]
+    pub(super) timeout_seconds: u32,
+    #[command(flatten)]
+    pub(super) selector: Selector,
+    #[command(flatten)]
+    pub(super) agent: Agent,
+    /// The request's method
+    #[arg(default_value = "GET")]
+    pub(super) method: String,
+    /// Its path and query
+    #[arg(default_value = "/")]
+    pub(super) target: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Selector {
     /// Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]
     #[arg(long, value_name = "SERVICE ID")]
     pub(super) sidecar_for: Option<String>,
     /// Be the proxy with this id; wins over -sidecar-for [env: CONNECT_PROXY_ID]
     #[arg(long, value_name = "ID")]
     pub(super) proxy_id: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Agent {
     /// The agent: host:port, http://…, https://… or unix://PATH [default: 127.0.0.1:8500] [env: CONSUL_HTTP_ADDR]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) http_addr: Option<String>,
@@ -68,20 +129,6 @@ pub(super) struct Connect {
     /// What callers may do that no intention names, for agents that cannot tell; unset, they are then denied
     #[arg(long, value_name = "POLICY")]
     pub(super) default_intention_policy: Option<Policy>,
-    /// Address of one more listener that serves /ready only; needs the port too
-    #[arg(long, value_name = "IP")]
-    pub(super) envoy_ready_bind_address: Option<String>,
-    /// Port of that listener
-    #[arg(long, value_name = "PORT")]
-    pub(super) envoy_ready_bind_port: Option<u16>,
-    /// Path of the metrics on the listener that the setting envoy_prometheus_bind_addr asks for [default: /metrics]
-    #[arg(long, value_name = "PATH")]
-    pub(super) prometheus_scrape_path: Option<String>,
-    #[command(flatten)]
-    pub(super) process: Process,
-    /// Accepted because Consul passes what follows -- on to Envoy
-    #[arg(last = true, hide = true)]
-    pub(super) envoy_args: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -16,12 +16,31 @@ pub(super) fn resolve(flags: args::Connect, mut notes: Vec<String>, env: &impl F
     if !flags.envoy_args.is_empty() {
         notes.push("what follows -- has no effect: there is no Envoy here".to_owned());
     }
+    let selector = selector(flags.selector, env)?;
+    let (agent, default_policy) = agent(flags.agent, env)?;
+    Ok(ConnectOptions {
+        selector,
+        agent,
+        default_policy,
+        ready: ready_bind(flags.envoy_ready_bind_address, flags.envoy_ready_bind_port)?,
+        scrape_path: scrape_path(flags.prometheus_scrape_path)?,
+        process: options::process(flags.process, env)?,
+        notes,
+    })
+}
+
+/// Which proxy is meant.
+pub(super) fn selector(flags: args::Selector, env: &impl Fn(&str) -> Option<String>) -> Result<ProxySelector, Exit> {
     let proxy_id = flags.proxy_id.filter(|id| !id.is_empty()).or_else(|| env("CONNECT_PROXY_ID")).map(ProxySelector::ProxyId);
     let sidecar_for =
         || flags.sidecar_for.filter(|id| !id.is_empty()).or_else(|| env("CONNECT_SIDECAR_FOR")).map(ProxySelector::SidecarFor);
-    let selector = proxy_id.or_else(sidecar_for).ok_or_else(|| {
+    proxy_id.or_else(sidecar_for).ok_or_else(|| {
         Exit::wrong("no proxy named: say whose sidecar this is with -sidecar-for SERVICE-ID, or which one with -proxy-id ID")
-    })?;
+    })
+}
+
+/// How to reach the agent, and the default policy that holds if it cannot tell one.
+pub(super) fn agent(flags: args::Agent, env: &impl Fn(&str) -> Option<String>) -> Result<(AgentConfig, Option<DefaultPolicy>), Exit> {
     let truth = |name: &str, unset: bool| match env(name) {
         None => Ok(unset),
         Some(text) => go_bool(&text).map_err(|why| Exit::wrong(format_args!("{name} in the environment: {why}"))),
@@ -47,15 +66,7 @@ pub(super) fn resolve(flags: args::Connect, mut notes: Vec<String>, env: &impl F
         Policy::Allow => DefaultPolicy::Allow,
         Policy::Deny => DefaultPolicy::Deny,
     });
-    Ok(ConnectOptions {
-        selector,
-        agent,
-        default_policy,
-        ready: ready_bind(flags.envoy_ready_bind_address, flags.envoy_ready_bind_port)?,
-        scrape_path: scrape_path(flags.prometheus_scrape_path)?,
-        process: options::process(flags.process, env)?,
-        notes,
-    })
+    Ok((agent, default_policy))
 }
 
 fn scrape_path(path: Option<String>) -> Result<String, Exit> {

@@ -6,6 +6,7 @@
 mod args;
 mod connect;
 mod dashes;
+mod explain;
 mod foreign;
 mod options;
 
@@ -13,7 +14,7 @@ use std::{ffi::OsString, fmt};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
-pub use self::options::{AdminBind, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH};
+pub use self::options::{AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH};
 
 /// What the user wants.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub enum Command {
     Connect(Box<ConnectOptions>),
     /// `aralez dev`: run a whole mesh in this process.
     Dev(DevOptions),
+    /// `aralez explain`: say what would become of a request.
+    Explain(Box<ExplainOptions>),
 }
 
 /// There is nothing to run: the text to print, and the exit code.
@@ -59,6 +62,7 @@ where
             Ok(Command::Connect(Box::new(connect::resolve(*connect, notes, &env)?)))
         }
         args::Verb::Dev(dev) => Ok(Command::Dev(DevOptions { mesh: dev.mesh, process: options::process(dev.process, &env)? })),
+        args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
 }

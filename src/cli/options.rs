@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderName, HeaderValue, Method};
+
 use super::{Exit, args};
 use crate::{
     config::agent::{AgentConfig, ProxySelector},
@@ -65,6 +67,53 @@ pub struct ConnectOptions {
     pub process: ProcessOptions,
     /// What was given and has no effect, for the log.
     pub notes: Vec<String>,
+}
+
+/// Options of `aralez explain`.
+#[derive(Clone, Debug)]
+pub struct ExplainOptions {
+    /// What is asked.
+    pub question: Question,
+    /// How to reach the agent.
+    pub agent: AgentConfig,
+    /// What holds for callers that no intention names, if the agent cannot tell.
+    pub default_policy: Option<DefaultPolicy>,
+    /// The request.
+    pub request: Request,
+    /// Print JSON.
+    pub json: bool,
+    /// How long the agent may take in all.
+    pub timeout: Duration,
+}
+
+/// What `aralez explain` is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// What a sidecar's upstreams do with the request.
+    Outbound {
+        /// The sidecar.
+        selector: ProxySelector,
+        /// The upstream's destination; `None` is all upstreams.
+        upstream: Option<String>,
+    },
+    /// What the intentions of `to` do with a request of `from`.
+    Inbound {
+        /// The caller's service.
+        from: String,
+        /// The service that is called.
+        to: String,
+    },
+}
+
+/// A request to explain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Path and query, as sent.
+    pub target: String,
+    /// The header fields.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Options of `aralez dev`.

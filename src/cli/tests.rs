@@ -24,6 +24,21 @@ fn connect(line: &[&str]) -> ConnectOptions {
     connect_with(line, &[])
 }
 
+#[test]
+fn a_question_to_explain_has_its_request() {
+    let line = ["explain", "-from", "web", "-to=api", "-H", "X-A: b:c", "-json", "--header", "y:", "POST", "/x?q"];
+    let Ok(Command::Explain(options)) = parse_with(&line, &[("CONNECT_SIDECAR_FOR", "web-1")]) else { panic!("not understood") };
+    assert_eq!(options.question, Question::Inbound { from: "web".to_owned(), to: "api".to_owned() });
+    let headers: Vec<_> = options.request.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    assert_eq!((options.request.method.as_str(), options.request.target.as_str(), options.json), ("POST", "/x?q", true));
+    assert_eq!(headers, [("x-a", "b:c"), ("y", "")]);
+    let Ok(Command::Explain(options)) = parse_with(&["explain"], &[("CONNECT_SIDECAR_FOR", "web-1")]) else { panic!("not understood") };
+    assert!(matches!(options.question, Question::Outbound { upstream: None, .. }) && options.request.target == "/");
+    for wrong in [&["-from", "web"][..], &["-from", "a", "-to", "b", "-upstream", "c"], &["-sidecar-for", "web", "/x"], &[]] {
+        refusal(&[&["explain"], wrong].concat(), &[]);
+    }
+}
+
 fn refusal(line: &[&str], env: &[(&str, &str)]) -> String {
     let exit = parse_with(line, env).unwrap_err();
     assert_eq!(exit.code, 2, "{line:?}: {}", exit.text);

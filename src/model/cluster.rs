@@ -33,6 +33,8 @@ pub struct Cluster {
     pub sni: Arc<str>,
     /// The server must show exactly one of these; never empty.
     pub expected: Arc<[SpiffeId]>,
+    /// Which of the service's instances it has.
+    pub subset: Subset,
     /// What is spoken with its endpoints.
     pub protocol: Protocol,
     /// How long connecting may take, TCP and TLS together.
@@ -52,6 +54,15 @@ impl Cluster {
     pub fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|e| e.is_healthy())
     }
+}
+
+/// Which instances of its service a target has; by default all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Subset {
+    /// The filter that Consul applied; empty is none.
+    pub filter: Arc<str>,
+    /// Only those with all checks passing may be chosen.
+    pub only_passing: bool,
 }
 
 /// One instance that can be dialled.

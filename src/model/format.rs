@@ -1,6 +1,6 @@
 //! Texts with `%COMMAND%` places in them, in Envoy's language: access log lines and header values.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde::Serialize;
 
@@ -67,6 +67,21 @@ impl Format {
             pieces.push(Piece::Text(literal.into()));
         }
         Ok(Self { pieces })
+    }
+}
+
+/// The text that [`Format::parse`] reads.
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pieces.iter().try_for_each(|piece| match piece {
+            Piece::Text(text) => f.write_str(&text.replace('%', "%%")),
+            Piece::Command(Command { name, argument, length }) => {
+                write!(f, "%{name}")?;
+                argument.iter().try_for_each(|argument| write!(f, "({argument})"))?;
+                length.iter().try_for_each(|length| write!(f, ":{length}"))?;
+                f.write_str("%")
+            }
+        })
     }
 }
 

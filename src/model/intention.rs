@@ -222,6 +222,16 @@ impl Intentions {
         }
     }
 
+    /// The names of all intentions, in the order in which they are considered.
+    pub fn ids(&self) -> impl Iterator<Item = &IntentionId> {
+        self.entries.iter().map(|(id, _)| id)
+    }
+
+    /// What happens to a caller that no intention names.
+    pub fn default_policy(&self) -> DefaultPolicy {
+        self.default
+    }
+
     /// The intentions that do not do what they say.
     pub fn doubts(&self) -> impl Iterator<Item = Doubt<'_>> {
         self.entries.iter().filter_map(|(id, intention)| match (&intention.source.peer, &intention.rule) {

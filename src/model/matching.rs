@@ -179,5 +179,14 @@ impl QueryMatch {
     }
 }
 
+impl fmt::Display for QueryMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            None => write!(f, "query parameter {} present", self.name),
+            Some(test) => write!(f, "query parameter {} {test}", self.name),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

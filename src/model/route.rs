@@ -1,9 +1,12 @@
 //! Routes: which call goes where, how long it may take, how often it is tried.
 
-use std::{sync::Arc, time::Duration};
+mod test;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
+pub use self::test::Test;
 use super::{
     balance::HashPolicy,
     format::{Command, Format},
@@ -121,6 +124,27 @@ impl RouteMatch {
             && (self.methods.is_empty() || self.methods.iter().any(|method| **method == *request.method))
             && self.headers.iter().all(|header| header.is_match(request))
             && self.query.iter().all(|parameter| parameter.is_match(request.query))
+    }
+
+    /// The first test that a request fails; `None` exactly when [`RouteMatch::is_match`] holds.
+    pub fn mismatch(&self, request: &RequestView<'_>) -> Option<Test<'_>> {
+        self.tests().find(|test| !test.holds(request))
+    }
+
+    /// The tests, in the order in which they are made.
+    fn tests(&self) -> impl Iterator<Item = Test<'_>> {
+        let methods = Some(Test::Method(&self.methods)).filter(|_| !self.methods.is_empty());
+        let path = self.path.iter().map(Test::Path);
+        path.chain(methods).chain(self.headers.iter().map(Test::Header)).chain(self.query.iter().map(Test::Query))
+    }
+}
+
+/// Its tests, for example `path prefix "/v2", method GET`, or `any request`.
+impl fmt::Display for RouteMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tests: Vec<String> = self.tests().map(|test| test.to_string()).collect();
+        f.write_str(if tests.is_empty() { "any request" } else { "" })?;
+        f.write_str(&tests.join(", "))
     }
 }
 
@@ -250,6 +274,13 @@ impl RetryOn {
             "unavailable" => Self::Unavailable,
             _ => return None,
         })
+    }
+}
+
+/// The name in `RetryOn`.
+impl fmt::Display for RetryOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     model::{
         access_log::AccessLog,
         balance::{Balance, Limits, PassiveHealth},
-        cluster::{Cluster, Endpoint, Health, TargetId},
+        cluster::{Cluster, Endpoint, Health, Subset, TargetId},
         credentials::Identity,
         identity::ServiceName,
         intention::{DefaultPolicy, Intentions},
@@ -132,6 +132,7 @@ impl Mesh {
             datacenter: "dc1".into(),
             sni: "api.default.dc1.internal.test".into(),
             expected: Arc::new([id(self.expected)]),
+            subset: Subset::default(),
             protocol: self.protocol,
             connect_timeout: Duration::from_secs(5),
             balance: Balance::default(),

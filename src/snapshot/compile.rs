@@ -10,7 +10,7 @@ use std::{
 use super::{Ignored, Problem, Snapshot, check, inputs::*};
 use crate::model::{
     balance::Balance,
-    cluster::{Cluster, Endpoint, Health},
+    cluster::{Cluster, Endpoint, Health, Subset},
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId},
     intention::{DefaultPolicy, Intention, Intentions},
@@ -363,6 +363,7 @@ fn cluster(config: &UpstreamConfig, target: &Target, protocol: Protocol, known: 
         datacenter: target.datacenter.clone(),
         sni,
         expected,
+        subset: Subset { filter: target.filter.clone(), only_passing: target.only_passing },
         protocol,
         connect_timeout: target.connect_timeout,
         balance: Balance { policy: target.balance, sticky: config.sticky.clone(), slow_start: config.slow_start },

@@ -7,6 +7,7 @@ mod agent;
 mod cli;
 mod deadlines;
 mod details;
+mod explain;
 mod faults;
 mod http;
 mod identity;

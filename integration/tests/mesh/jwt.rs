@@ -15,7 +15,7 @@ use http::{HeaderValue, Method};
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
-use crate::scene::{PATIENCE, SOON, all_hold};
+use crate::scene::{PATIENCE, all_hold};
 
 const ISSUER: &str = "https://idp.example";
 const AUDIENCE: &str = "mesh";
@@ -95,7 +95,7 @@ async fn an_entry_asks_for_a_token() {
     scene.intentions(json!({"Action": "allow"}), required("admin")).await;
     let sign = |role: Value, more: Value| issuer.sign(&claims(role, more)).unwrap();
     let good = sign(json!("admin"), json!({}));
-    eventually("200 with a good token", SOON, async || scene.answers("/", Some(&good), 200).await).await.unwrap();
+    eventually("200 with a good token", PATIENCE, async || scene.answers("/", Some(&good), 200).await).await.unwrap();
 
     let mut broken = good.clone();
     broken.replace_range(good.len() - 8..good.len() - 4, "AAAA");
@@ -135,7 +135,7 @@ async fn a_permission_asks_for_a_token() {
     scene.intentions(json!({"Permissions": permissions}), Value::Null).await;
     let admin = issuer.sign(&claims(json!("admin"), json!({}))).unwrap();
     let guest = issuer.sign(&claims(json!("guest"), json!({}))).unwrap();
-    eventually("200 with a good token", SOON, async || scene.answers("/admin", Some(&admin), 200).await).await.unwrap();
+    eventually("200 with a good token", PATIENCE, async || scene.answers("/admin", Some(&admin), 200).await).await.unwrap();
     let table = [
         ("/admin", None, 403),
         ("/admin", Some(&guest), 403),
@@ -153,7 +153,7 @@ async fn a_permission_asks_for_a_token() {
     // On top of the entry's own requirement, which another token cannot meet.
     let sources = json!({"Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/"}}]});
     scene.intentions(sources, required("admin")).await;
-    eventually("403 without a token", SOON, async || scene.answers("/public", None, 403).await).await.unwrap();
+    eventually("403 without a token", PATIENCE, async || scene.answers("/public", None, 403).await).await.unwrap();
     scene.answers("/public", Some(&admin), 200).await.unwrap();
     scene.answers("/public", Some(&guest), 403).await.unwrap();
 }
@@ -167,7 +167,7 @@ async fn tokens_are_taken_and_payloads_forwarded() {
     scene.intentions(json!({"Action": "allow"}), json!({"Providers": [{"Name": "idp"}]})).await;
     let token = issuer.sign(&claims(json!("admin"), json!({}))).unwrap();
     let payload = token.split('.').nth(1).unwrap();
-    eventually("the payload", SOON, async || {
+    eventually("the payload", PATIENCE, async || {
         let dump = scene.get("/debug?env=dump", Some(&token)).await?.text();
         ensure!(dump.contains(&format!("\nX-Claims: {payload}\n")), "{dump}");
         ensure!(!dump.contains("Authorization"), "{dump}");
@@ -178,7 +178,7 @@ async fn tokens_are_taken_and_payloads_forwarded() {
 
     let location = json!([{"Header": {"Name": "x-token", "ValuePrefix": "Jwt ", "Forward": true}}, {"Cookie": {"Name": "token"}}]);
     scene.provider(issuer.local_key_set().unwrap(), json!({"Locations": location})).await;
-    eventually("the token in its own header", SOON, async || {
+    eventually("the token in its own header", PATIENCE, async || {
         for (name, value) in [("x-token", format!("Jwt {token}")), ("cookie", format!("a=b; token={token}"))] {
             let mut request = request(Method::GET, "/debug?env=dump", "")?;
             request.headers_mut().insert(name, HeaderValue::from_str(&value)?);

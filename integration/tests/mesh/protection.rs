@@ -133,7 +133,7 @@ async fn a_failing_instance_is_left_out_and_comes_back() {
     fleet.run(&db, "good").await;
     fleet.run(&db, "bad").await;
     let passive = json!({
-        "interval": "500ms", "max_failures": 3, "base_ejection_time": "3s", "max_ejection_percent": 100, "enforcing_consecutive_5xx": 100,
+        "interval": "500ms", "max_failures": 3, "base_ejection_time": "5s", "max_ejection_percent": 100, "enforcing_consecutive_5xx": 100,
     });
     let (_, upstream) = fleet.call(Upstream::new(&db).unwrap().config("passive_health_check", passive)).await;
     fleet.of("bad").answer_always(500);

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     Context,
+    client::{Answer, At, Client},
     error::Error,
     watch::{Event, watch},
 };
@@ -59,6 +60,19 @@ impl Query for Probe<'_> {
 
     fn blocking(&self) -> Blocking {
         Blocking::None
+    }
+}
+
+/// Asks once. A refusal (a token without the right) leaves it unknown, as for a sidecar.
+///
+/// # Errors
+/// The agent does not answer.
+pub(super) async fn once(client: &Client, service: &ServiceName, datacenter: &str) -> Result<DefaultPolicy, Error> {
+    let Ok(trust_domain) = TrustDomain::parse("probe.consul") else { return Ok(DefaultPolicy::Unknown) };
+    match client.send(&Probe { service: &service.name, datacenter, trust_domain }, &At::Now).await {
+        Ok(Answer { value: Some(answer), meta }) => Ok(decode(&answer, &meta)),
+        Ok(Answer { value: None, .. }) | Err(Error::Status { status: 400..=499, .. }) => Ok(DefaultPolicy::Unknown),
+        Err(error) => Err(error),
     }
 }
 

@@ -38,6 +38,25 @@ pub(super) async fn run(context: &Context, place: &KeyPlace) {
     }
 }
 
+/// Reads the keys of a place once.
+///
+/// # Errors
+/// Why there are none, with the place.
+pub(super) async fn once(place: &KeyPlace) -> Result<KeySet, String> {
+    match place {
+        KeyPlace::File(path) => parse_file(path, read(path).await),
+        KeyPlace::Remote(remote) => from_server(remote).await,
+    }
+}
+
+fn parse_file(path: &Path, found: Result<Vec<u8>, String>) -> Result<KeySet, String> {
+    found.and_then(|text| KeySet::parse(&text)).map_err(|why| format!("{}: {why}", path.display()))
+}
+
+async fn from_server(remote: &RemoteKeys) -> Result<KeySet, String> {
+    fetch(remote).await.and_then(|text| KeySet::parse(&text)).map_err(|why| format!("{}: {why}", remote.shown))
+}
+
 /// Hands keys over, or why there are none.
 fn tell(context: &Context, place: &KeyPlace, keys: Result<KeySet, String>) {
     context.feed.send(Change::Keys { place: place.clone(), keys: keys.map(Arc::new) });
@@ -49,7 +68,7 @@ async fn file(context: &Context, place: &KeyPlace, path: &Path) {
     loop {
         let found = read(path).await;
         if last.as_ref() != Some(&found) {
-            let keys = found.clone().and_then(|text| KeySet::parse(&text)).map_err(|why| format!("{}: {why}", path.display()));
+            let keys = parse_file(path, found.clone());
             match &keys {
                 Ok(_) => state.succeeded(),
                 Err(why) => state.unusable(why),
@@ -74,7 +93,7 @@ async fn server(context: &Context, place: &KeyPlace, remote: &RemoteKeys) {
     let mut failures = 0_u32;
     loop {
         let fetched = Instant::now();
-        let keys = fetch(remote).await.and_then(|text| KeySet::parse(&text)).map_err(|why| format!("{}: {why}", remote.shown));
+        let keys = from_server(remote).await;
         failures = if keys.is_ok() { 0 } else { failures.saturating_add(1) };
         let next = pause(remote, failures, fastrand::f64());
         match &keys {

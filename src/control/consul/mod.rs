@@ -16,6 +16,7 @@ mod decode;
 mod default_policy;
 mod endpoints;
 mod error;
+mod inquiry;
 mod intentions;
 mod jwt;
 mod keys;
@@ -43,6 +44,7 @@ pub use self::{
     address::ConfigProblem,
     client::{Answer, At, Client},
     error::Error,
+    inquiry::{Inquiry, Unanswered},
 };
 use self::{names::Names, supervisor::Supervisor};
 use super::{
@@ -78,6 +80,31 @@ pub enum RunError {
         /// The proxies' ids.
         ids: String,
     },
+}
+
+/// Why a proxy was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfound {
+    /// The agent gave no answer.
+    #[error(transparent)]
+    Agent(#[from] Error),
+    /// No proxy represents the service.
+    #[error("No sidecar proxy registered for {0}; register one, or use its service's ID")]
+    NoSidecar(String),
+    /// There is no such registration.
+    #[error("{0} is not registered at this agent")]
+    NoProxy(String),
+    /// It is not clear which one is meant.
+    #[error(transparent)]
+    Several(#[from] RunError),
+}
+
+/// The id of the selected proxy, asked for once.
+///
+/// # Errors
+/// [`Unfound`].
+pub async fn look(client: &Client, selector: &ProxySelector) -> Result<Arc<str>, Unfound> {
+    registration::look(client, selector).await
 }
 
 /// What a watch reports to the supervisor, which passes it on and adjusts the other watches to it.

@@ -7,7 +7,7 @@ use tokio::{sync::watch as slot, time::sleep};
 use tracing::info;
 
 use super::{
-    Context, Found, RunError,
+    Context, Found, RunError, Unfound,
     client::{At, Client},
     decode::{observability::ignored as ignored_in, registration as decode},
     names::follow,
@@ -18,21 +18,39 @@ use crate::{config::agent::ProxySelector, control::watches::Watch};
 /// The pause between two looks for a registration that is not there.
 const POLL: Duration = Duration::from_secs(1);
 
+/// Asks once which proxy is meant.
+///
+/// # Errors
+/// The agent does not answer; there is no such proxy; there are several.
+pub(super) async fn look(client: &Client, selector: &ProxySelector) -> Result<Arc<str>, Unfound> {
+    match selector {
+        ProxySelector::SidecarFor(service) => {
+            let query = AgentServices { filter: "Kind == \"connect-proxy\"".to_owned(), tenancy: client.tenancy().clone() };
+            let services = client.send(&query, &At::Now).await?.value.unwrap_or_default();
+            match sidecars_of(service, services.into_values()).as_slice() {
+                [id] => Ok(id.as_str().into()),
+                [] => Err(Unfound::NoSidecar(service.clone())),
+                several => Err(RunError::SeveralSidecars { service: service.clone(), ids: several.join(", ") }.into()),
+            }
+        }
+        ProxySelector::ProxyId(id) => {
+            let query = AgentServiceById { id: id.clone(), tenancy: client.tenancy().clone() };
+            let known = client.send(&query, &At::Now).await?.value;
+            known.map(|_| id.as_str().into()).ok_or_else(|| Unfound::NoProxy(id.clone()))
+        }
+    }
+}
+
 /// Finds the proxy's id; waits until there is one.
 pub(super) async fn find(client: &Client, selector: &ProxySelector, state: &Watch) -> Result<Arc<str>, RunError> {
-    let service = match selector {
-        ProxySelector::ProxyId(id) => return Ok(id.as_str().into()),
-        ProxySelector::SidecarFor(service) => service,
-    };
-    let query = AgentServices { filter: "Kind == \"connect-proxy\"".to_owned(), tenancy: client.tenancy().clone() };
+    if let ProxySelector::ProxyId(id) = selector {
+        return Ok(id.as_str().into());
+    }
     loop {
-        match client.send(&query, &At::Now).await {
-            Ok(answer) => match sidecars_of(service, answer.value.unwrap_or_default().into_values()).as_slice() {
-                [id] => return Ok(id.as_str().into()),
-                [] => state.failed(&format!("No sidecar proxy registered for {service}; register one, or use its service's ID"), POLL),
-                several => return Err(RunError::SeveralSidecars { service: service.clone(), ids: several.join(", ") }),
-            },
-            Err(error) => state.failed(&error.to_string(), POLL),
+        match look(client, selector).await {
+            Ok(id) => return Ok(id),
+            Err(Unfound::Several(error)) => return Err(error),
+            Err(why) => state.failed(&why.to_string(), POLL),
         }
         sleep(POLL).await;
     }

@@ -209,6 +209,13 @@ proptest! {
     }
 
     #[test]
+    fn a_mismatch_is_named_exactly_when_there_is_one(test in matches(), request in request()) {
+        let (is_match, mismatch) = request.asks(|view| (test.is_match(view), test.mismatch(view).map(|test| test.to_string())));
+        prop_assert_eq!(is_match, mismatch.is_none());
+        prop_assert!(mismatch.is_none_or(|words| test.to_string().contains(&words)));
+    }
+
+    #[test]
     fn every_leg_gets_exactly_its_share_of_all_draws(weights in vec(prop_oneof![Just(0u32), 0..60u32], 1..6)) {
         let whole: u32 = weights.iter().sum();
         prop_assume!(whole > 0);

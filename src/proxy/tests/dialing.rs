@@ -15,6 +15,7 @@ fn upstream(identity: &Arc<Identity>, sni: &str, expected: &'static str) -> Arc<
         datacenter: "dc1".into(),
         sni: sni.into(),
         expected: Arc::new([id(expected)]),
+        subset: Subset::default(),
         protocol: Protocol::Http,
         connect_timeout: Duration::from_secs(5),
         balance: Balance::default(),

@@ -28,28 +28,33 @@ impl Sidecar<'_> {
         let mut providers = Providers::new();
         for name in &tokens.required {
             let path = format!("jwt provider {name}");
-            let entry = match &tokens.entries {
+            let provider = match tokens.provider(name) {
                 None => continue,
-                Some(Ok(entries)) => entries.iter().find(|entry| entry.name == *name).ok_or("there is no such config entry"),
-                Some(Err(why)) => Err(why.as_str()),
-            };
-            let entry = match entry {
-                Ok(entry) => entry.clone(),
-                Err(why) => {
+                Some(Ok(provider)) => provider,
+                Some(Err(why)) => {
                     self.problem(&path, why, "no token of it stands");
                     continue;
                 }
             };
-            let keys = keys(&entry.keys, tokens);
-            match &keys {
+            match &provider.keys {
                 Ok(keys) => keys.skipped.iter().for_each(|why| self.problem(&path, why, "its other keys serve")),
                 Err(why) => self.problem(&path, why, "no token of it stands"),
             }
-            let provider = Provider { entry, keys };
             let same = last.get(name).filter(|last| ***last == provider);
             providers.insert(name.clone(), same.cloned().unwrap_or_else(|| Arc::new(provider)));
         }
         providers
+    }
+}
+
+impl TokenInputs {
+    /// An issuer as far as it is known: `None` while the entries have not arrived, else its entry with its keys, or why there is none.
+    pub fn provider(&self, name: &str) -> Option<Result<Provider, &str>> {
+        let entry = match self.entries.as_ref()? {
+            Ok(entries) => entries.iter().find(|entry| *entry.name == *name).ok_or("there is no such config entry"),
+            Err(why) => Err(why.as_str()),
+        };
+        Some(entry.map(|entry| Provider { entry: entry.clone(), keys: keys(&entry.keys, self) }))
     }
 }
 

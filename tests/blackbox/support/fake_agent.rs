@@ -173,6 +173,13 @@ impl FakeAgent {
         self.change(Endpoint::JwtProviders, "", |catalog| catalog.jwt_providers = entries);
     }
 
+    /// Replaces the chain of `service` by one as the agent compiles it.
+    pub fn set_compiled_chain(&self, service: &str, chain: Value) {
+        self.change(Endpoint::Chain, service, |catalog| {
+            catalog.compiled.insert(service.to_owned(), chain);
+        });
+    }
+
     /// Replaces the chain of `service`.
     pub fn set_chain(&self, service: &str, chain: ChainSpec) {
         self.change(Endpoint::Chain, service, |catalog| {

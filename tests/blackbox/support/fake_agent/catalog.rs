@@ -36,6 +36,8 @@ pub struct Catalog {
     pub jwt_providers: Vec<Value>,
     /// By service; a service without one has its default chain.
     pub chains: HashMap<String, ChainSpec>,
+    /// Whole chains as the agent compiles them, by service; they win over `chains`.
+    pub compiled: HashMap<String, Value>,
     /// By service.
     pub instances: HashMap<String, Vec<Instance>>,
     /// `X-Consul-Default-ACL-Policy`: `allow` or `deny`.
@@ -102,6 +104,7 @@ impl Catalog {
             mesh: None,
             jwt_providers: Vec::new(),
             chains: HashMap::new(),
+            compiled: HashMap::new(),
             instances: HashMap::new(),
             acl_default: "allow",
             intention_default: None,
@@ -212,6 +215,9 @@ impl Catalog {
     }
 
     fn chain(&self, service: &str, overrides: &Value) -> Value {
+        if let Some(chain) = self.compiled.get(service) {
+            return json!({ "Chain": chain });
+        }
         let spec = match self.chains.get(service) {
             Some(spec) => spec.clone(),
             None => ChainSpec::default_for(service),

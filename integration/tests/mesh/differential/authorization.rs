@@ -26,7 +26,7 @@ const ROUNDS: usize = 8;
 const PROBES: usize = 16;
 
 /// Where the two differ on purpose (docs/intentions.md, docs/routing.md). Everything else is a fault.
-const EXPLAINED: [Difference; 5] = [
+const EXPLAINED: [Difference; 6] = [
     Difference {
         why: "explained: Envoy lets a lower precedence allow, or deny, as well",
         applies: |case| {
@@ -38,6 +38,7 @@ const EXPLAINED: [Difference; 5] = [
         },
     },
     Difference { why: "explained: Pingora escapes blanks and control bytes", applies: |case| case.request.is_escaped_by_pingora() },
+    Difference { why: "explained: asterisk", applies: |case| case.request.is_asterisk() && case.aralez == Outcome::Refused(404) },
     Difference {
         why: "explained: no URI, or a whole one",
         applies: |case| (case.request.is_no_uri() || case.request.is_absolute()) && case.aralez == Outcome::Refused(400),

@@ -164,9 +164,14 @@ impl Request {
         self.target.contains(['<', '>', '`'])
     }
 
-    /// Aralez answers 400 and Envoy serves it: a whole URI.
+    /// A whole URI: Aralez answers 400 when its host is not that of `Host`, Envoy serves it.
     pub fn is_absolute(&self) -> bool {
         self.target.starts_with("http://")
+    }
+
+    /// `*`: Aralez answers 404, Envoy 400 but for OPTIONS.
+    pub fn is_asterisk(&self) -> bool {
+        self.target.split('?').next() == Some("*")
     }
 
     /// Pingora escapes blanks and control bytes before Aralez can see them. Envoy drops blanks at either end and refuses the others.

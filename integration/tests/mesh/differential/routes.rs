@@ -122,6 +122,8 @@ async fn routes() {
                 report.count(&verdict.join(" "));
             } else if request.is_escaped_by_pingora() {
                 report.count("explained: Pingora escapes");
+            } else if request.is_asterisk() && aralez == "404 sidecar" {
+                report.count("explained: asterisk");
             } else if (request.is_no_uri() || request.is_absolute()) && aralez == "400 sidecar" {
                 report.count("explained: no URI, or a whole one");
             } else {

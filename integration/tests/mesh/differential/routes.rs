@@ -133,5 +133,5 @@ async fn routes() {
             }
         }
     }
-    report.conclude(&["200 db", "200 alt"], 0.15);
+    report.conclude(&["200 db", "200 alt"], 0.05);
 }

@@ -91,6 +91,27 @@ pub fn check(head: &RequestHeader, raw: impl FnOnce() -> Bytes) -> Result<(), Re
     Ok(())
 }
 
+/// Makes the target that is forwarded the one that policy and routes see, a path. Pingora keeps any target for the wire, and shows `/` or a
+/// part of it where it is no path: a request for `admin` would be judged as one for `/`. A whole URI becomes its path (RFC 9112, section
+/// 3.2.2; Pingora has compared its host with `Host`).
+///
+/// # Errors
+/// [`Refusal::BadRequest`] for a target that is neither.
+pub fn origin_form(head: &mut RequestHeader) -> Result<(), Refusal> {
+    let target = head.raw_path();
+    if target.first() == Some(&b'/') {
+        return Ok(());
+    }
+    let is_uri = ["http://", "https://"]
+        .iter()
+        .any(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes())));
+    if !is_uri {
+        return Err(Refusal::BadRequest("its target is no path (RFC 9112, section 3.2)"));
+    }
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    set_target(head, path).map_err(|_| Refusal::BadRequest("its target has no path"))
+}
+
 /// Brings the request's target and its header names into the one form that policy compares, routes match and the app receives.
 ///
 /// # Errors
@@ -169,6 +190,34 @@ mod tests {
             assert_eq!(check(&head(Version::HTTP_11, &fields), Bytes::new), Ok(()), "{fields:?}");
         }
         assert_eq!(check(&head(Version::HTTP_10, &[]), Bytes::new), Ok(()));
+    }
+
+    #[test]
+    fn only_paths_are_forwarded() {
+        let forwarded = |target: &str| {
+            let mut head = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
+            origin_form(&mut head).map(|()| (head.uri.path().to_owned(), String::from_utf8(head.raw_path().to_vec()).unwrap()))
+        };
+        assert_eq!(forwarded("/a/../b?x"), Ok(("/a/../b".into(), "/a/../b?x".into())));
+        assert_eq!(forwarded("http://a/b?x"), Ok(("/b".into(), "/b?x".into())));
+        assert_eq!(forwarded("HTTPS://a"), Ok(("/".into(), "/".into())));
+        for target in [
+            "admin",
+            "admin/x",
+            "a/../admin",
+            r"\admin",
+            "./admin",
+            "%2fadmin",
+            "%20/admin",
+            "a:80/admin",
+            "a:80",
+            "@/admin",
+            ":80/admin",
+            "?x",
+            "ftp://a/b",
+        ] {
+            assert!(forwarded(target).is_err(), "{target}");
+        }
     }
 
     #[test]

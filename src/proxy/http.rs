@@ -62,6 +62,7 @@ impl Sidecar {
             // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
             return Err(Refusal::NoRoute);
         }
+        gate::origin_form(session.req_header_mut())?;
         match &live.listener.role {
             Role::Inbound(inbound) => {
                 gate::normalize(session.req_header_mut(), &inbound.normalization)?;

@@ -26,7 +26,7 @@ const ROUNDS: usize = 8;
 const PROBES: usize = 16;
 
 /// Where the two differ on purpose (docs/intentions.md, docs/routing.md). Everything else is a fault.
-const EXPLAINED: [Difference; 5] = [
+const EXPLAINED: [Difference; 6] = [
     Difference {
         why: "explained: Envoy lets a lower precedence allow, or deny, as well",
         applies: |case| {
@@ -37,11 +37,12 @@ const EXPLAINED: [Difference; 5] = [
             named("*", case.source) && named("db", "*") && !named("db", case.source)
         },
     },
+    Difference { why: "explained: Pingora escapes blanks and control bytes", applies: |case| case.request.is_escaped_by_pingora() },
+    Difference { why: "explained: asterisk", applies: |case| case.request.is_asterisk() && case.aralez == Outcome::Refused(404) },
     Difference {
-        why: "explained: no origin form",
-        applies: |case| case.request.is_no_origin_form() && case.aralez == Outcome::Refused(400),
+        why: "explained: no URI, or a whole one",
+        applies: |case| (case.request.is_no_uri() || case.request.is_absolute()) && case.aralez == Outcome::Refused(400),
     },
-    Difference { why: "explained: no URI", applies: |case| case.request.is_no_uri() && case.aralez == Outcome::Refused(400) },
     Difference {
         why: "explained: Envoy does not merge a path of slashes only",
         applies: |case| {

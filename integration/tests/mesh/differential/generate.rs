@@ -159,14 +159,24 @@ pub struct Request {
 }
 
 impl Request {
-    /// Aralez answers 400, in Envoy it is served: no URI has these (RFC 3986).
+    /// Aralez answers 400 and Envoy serves it: characters that no URI has (RFC 3986).
     pub fn is_no_uri(&self) -> bool {
         self.target.contains(['<', '>', '`'])
     }
 
-    /// Aralez answers 400, in Envoy it is served: blanks around the target, or a target that is a whole URI.
-    pub fn is_no_origin_form(&self) -> bool {
-        self.target.starts_with([' ', 'h']) || self.target.ends_with(' ')
+    /// A whole URI: Aralez answers 400 when its host is not that of `Host`, Envoy serves it.
+    pub fn is_absolute(&self) -> bool {
+        self.target.starts_with("http://")
+    }
+
+    /// `*`: Aralez answers 404, Envoy 400 but for OPTIONS.
+    pub fn is_asterisk(&self) -> bool {
+        self.target.split('?').next() == Some("*")
+    }
+
+    /// Pingora escapes blanks and control bytes before Aralez can see them. Envoy drops blanks at either end and refuses the others.
+    pub fn is_escaped_by_pingora(&self) -> bool {
+        self.target.contains(|c: char| c == ' ' || c.is_ascii_control())
     }
 }
 

@@ -120,10 +120,12 @@ async fn routes() {
             if envoy == aralez {
                 let verdict: Vec<_> = envoy.split(' ').take(2).collect();
                 report.count(&verdict.join(" "));
-            } else if request.is_no_uri() && aralez == "400 sidecar" {
-                report.count("explained: no URI");
-            } else if request.is_no_origin_form() && aralez == "400 sidecar" {
-                report.count("explained: no origin form");
+            } else if request.is_escaped_by_pingora() {
+                report.count("explained: Pingora escapes");
+            } else if request.is_asterisk() && aralez == "404 sidecar" {
+                report.count("explained: asterisk");
+            } else if (request.is_no_uri() || request.is_absolute()) && aralez == "400 sidecar" {
+                report.count("explained: no URI, or a whole one");
             } else {
                 let sent = String::from_utf8_lossy(&request.bytes);
                 let routes = Value::from(routes.clone());

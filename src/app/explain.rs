@@ -208,8 +208,11 @@ fn inbound(inquiry: &Inquiry, from: &ServiceName, to: &ServiceName, request: &Re
     Ok(explained.allowed)
 }
 
-/// The issuers that can verify, and all that are asked for: why one cannot.
-fn providers(inquiry: &Inquiry) -> (Providers, Vec<(Arc<str>, Option<String>)>) {
+/// An issuer that is asked for, and why it cannot verify, if it cannot.
+type Asked = (Arc<str>, Option<String>);
+
+/// The issuers that can verify, and all that are asked for.
+fn providers(inquiry: &Inquiry) -> (Providers, Vec<Asked>) {
     let mut providers = Providers::new();
     let mut outcomes = Vec::new();
     for name in &inquiry.tokens.required {

@@ -300,7 +300,9 @@ fn live_cluster(listener: &Listener, cluster: &Arc<Cluster>, keys: &Keys, known:
 
 /// A mesh peer without its address.
 fn mesh_peer(cluster: &Cluster, keys: &Keys) -> Result<HttpPeer, String> {
-    if cluster.sni.is_empty() || cluster.expected.is_empty() {
+    // Nobody is expected where nobody is: a prepared query that found no instance.
+    let unnamed = cluster.expected.is_empty() && !cluster.endpoints.is_empty();
+    if cluster.sni.is_empty() || unnamed {
         return Err(format!("target {} has no server name or no expected identity", cluster.target));
     }
     let unset = std::net::SocketAddr::from(([0, 0, 0, 0], 0));

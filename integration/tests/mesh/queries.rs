@@ -6,7 +6,7 @@ use aralez_integration::registration::Upstream;
 use serde_json::json;
 
 use crate::fleet::{Fleet, answered_by, answerer};
-use crate::scene::unique;
+use crate::scene::{http_answers, unique};
 
 /// Queries cannot be waited on: they are asked every 30 s, as Consul's own path does it.
 const POLLED: Duration = Duration::from_secs(60);
@@ -33,4 +33,17 @@ async fn a_prepared_query_is_called_over_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_query_is_called_over_tcp() {
     called_by_query("tcp").await;
+}
+
+/// A query that does not exist yet is answered with 503, and works once it exists.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_query_may_come_later() {
+    let mut fleet = Fleet::shared().await;
+    let db = fleet.service("db", "http").await;
+    fleet.run(&db, "one").await;
+    let query = unique("query");
+    let (_, upstream) = fleet.call(Upstream::new(&query).unwrap().prepared_query().protocol("http")).await;
+    http_answers(&upstream, 503).await.unwrap();
+    fleet.agent.post("/v1/query", &json!({"Name": query, "Service": {"Service": db}})).await.unwrap();
+    answered_by(&upstream, &["one"], POLLED).await;
 }

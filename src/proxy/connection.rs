@@ -304,6 +304,10 @@ impl Connection {
 
     /// Notes bytes that passed in one direction.
     fn moved(&self, direction: &AtomicU64, bytes: usize) {
+        // A poll that brought nothing is no life.
+        if bytes == 0 {
+            return;
+        }
         direction.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(context) = &self.context {
             context.tunnel.moved();

@@ -392,6 +392,9 @@ impl ProxyHttp for Sidecar {
     /// record.
     async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
         let Some(live) = exchange.live.clone() else { return };
+        if let Some(error) = error {
+            tracing::debug!(listener = %live.listener.key, "the exchange broke off: {error}");
+        }
         if exchange.retries() > 0 {
             live.metrics.retry(if exchange.refusal.is_some() { "failed" } else { "succeeded" });
         }

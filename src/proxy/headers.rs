@@ -125,6 +125,14 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
+/// Prepares a client's request for a server behind an ingress listener.
+///
+/// # Errors
+/// When a header cannot be written, which no input can cause.
+pub fn towards_server(request: &mut RequestHeader) -> Result<()> {
+    common(request, "http")
+}
+
 /// Prepares an answer for a client of this version: what concerns the last hop alone ends here (RFC 9110, section 7.6.1), and HTTP/1.0 knows no chunks
 /// (RFC 9112, section 6.1). `true` when the body then ends with the connection.
 #[must_use = "such a connection must be closed after the answer"]

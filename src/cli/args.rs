@@ -151,7 +151,7 @@ pub(super) struct Process {
     /// How long open connections may go on after SIGTERM [default: 30] [env: ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS]
     #[arg(long, value_name = "SECONDS")]
     pub(super) shutdown_grace_period_seconds: Option<u32>,
-    /// How much is logged: trace, debug, info, warn or error
+    /// How much is logged: trace, debug, info, warn, error or off
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: Level,
     /// Log JSON lines

@@ -70,6 +70,9 @@ pub fn run(command: Command, log: LogHandle) -> Result<ExitCode, Failure> {
         Command::Connect(options) => connect(*options, log).map(|()| ExitCode::SUCCESS),
         Command::Dev(options) => dev(options, log).map(|()| ExitCode::SUCCESS),
         Command::Explain(options) => explain::run(*options),
+        Command::Serve(_) | Command::Check(_) | Command::Schema(_) => {
+            Err(Failure::Configuration(anyhow::anyhow!("the reverse proxy is not part of this version")))
+        }
     }
 }
 

@@ -26,8 +26,9 @@ fn main() -> ExitCode {
     let (level, json) = match &command {
         Command::Connect(options) => (options.process.log_level, options.process.log_json),
         Command::Dev(options) => (options.process.log_level, options.process.log_json),
-        // It tells what it found on standard output.
-        Command::Explain(_) => (Level::Error, false),
+        // They tell what they found on standard output.
+        Command::Explain(_) | Command::Check(_) | Command::Schema(_) => (Level::Error, false),
+        Command::Serve(_) => (Level::Info, false),
     };
     let log = match telemetry::log::install(level, json) {
         Ok(log) => log,

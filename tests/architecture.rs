@@ -10,7 +10,7 @@ use std::{
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("model", &["model"]),
     ("snapshot", &["model", "snapshot"]),
-    ("config", &["model", "config"]),
+    ("config", &["model", "telemetry", "config"]),
     ("telemetry", &["model", "telemetry"]),
     ("control", &["model", "snapshot", "config", "telemetry", "control"]),
     ("proxy", &["model", "snapshot", "telemetry", "proxy"]),

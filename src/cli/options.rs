@@ -50,6 +50,19 @@ pub struct ProcessOptions {
     pub log_json: bool,
 }
 
+/// Options of `aralez serve`. How the process lives is said by the file; what stands here is added to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// The `main.yaml`.
+    pub conf: PathBuf,
+    /// Take the listeners over from the running process.
+    pub upgrade: bool,
+    /// Run in the background, whatever the file says.
+    pub daemon: bool,
+    /// Where the admin API listens.
+    pub admin: AdminBind,
+}
+
 /// Options of `aralez connect`.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
@@ -129,7 +142,7 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     let threads = or_env(process.threads, "ARALEZ_THREADS", "a number from 1", env)?;
     let grace = or_env(process.shutdown_grace_period_seconds, "ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "a number of seconds", env)?;
     Ok(ProcessOptions {
-        admin: process.admin_bind.as_deref().map_or(Ok(AdminBind::Usual), admin_bind)?,
+        admin: admin_bind(process.admin_bind.as_deref())?,
         threads: threads.unwrap_or(NonZeroUsize::MIN),
         grace: Duration::from_secs(grace.unwrap_or(DEFAULT_GRACE).into()),
         log_level: process.log_level,
@@ -137,7 +150,8 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     })
 }
 
-fn admin_bind(text: &str) -> Result<AdminBind, Exit> {
+pub(super) fn admin_bind(text: Option<&str>) -> Result<AdminBind, Exit> {
+    let Some(text) = text else { return Ok(AdminBind::Usual) };
     if text == "off" {
         return Ok(AdminBind::Off);
     }

@@ -167,6 +167,12 @@ fn wrong_usage_is_one_line_that_says_what_to_do() {
         (&["connect", "-sidecar-for=web", "stray"], "stray"),
         (&["connect", "-sidecar-for=web", "-x"], "-x"),
         (&["teleport"], "teleport"),
+        (&["-t"], "--conf"),
+        (&["-c"], "--conf"),
+        (&["-c", "m.yaml", "-admin-bind=x"], "localhost:port"),
+        (&["-c", "m.yaml", "stray"], "stray"),
+        (&["check"], "FILE"),
+        (&["schema", "other"], "main, upstreams"),
         (&["dev", "a.yaml", "b.yaml"], "b.yaml"),
         (&["dev", "-sidecar-for=web"], "--sidecar-for"),
         (&[], "aralez dev"),
@@ -207,12 +213,39 @@ fn help_and_version_are_no_errors() {
         let exit = parse_with(line, &[]).unwrap_err();
         assert!(exit.code == 0 && exit.text.contains("Usage:"), "{line:?}: {exit:?}");
     }
-    for line in [&["-V"][..], &["-version"], &["--version"], &["version"]] {
+    for line in [&["-v"][..], &["-V"], &["-version"], &["--version"], &["version"]] {
         let exit = parse_with(line, &[]).unwrap_err();
         assert_eq!((exit.code, exit.text), (0, version()), "{line:?}");
     }
     let help = parse_with(&["connect", "-h"], &[]).unwrap_err().text;
     assert!(help.contains("--sidecar-for") && !help.contains("--envoy-binary"), "{help}");
+}
+
+#[test]
+fn the_reverse_proxy_is_started_as_its_users_know() {
+    let plain = ServeOptions { conf: "m.yaml".into(), upgrade: false, daemon: false, admin: AdminBind::Usual };
+    for line in [&["-c", "m.yaml"][..], &["-conf", "m.yaml"], &["--conf=m.yaml"], &["serve", "-c", "m.yaml"]] {
+        assert!(matches!(parse_with(line, &[]), Ok(Command::Serve(options)) if options == plain), "{line:?}");
+    }
+    for line in [&["-d", "-u", "-c", "m.yaml"][..], &["-c", "m.yaml", "-upgrade", "--daemon"], &["serve", "-d", "-u", "-c", "m.yaml"]] {
+        let Ok(Command::Serve(options)) = parse_with(line, &[]) else { panic!("{line:?}") };
+        assert_eq!(options, ServeOptions { upgrade: true, daemon: true, ..plain.clone() }, "{line:?}");
+    }
+    let Ok(Command::Serve(options)) = parse_with(&["-c", "m.yaml", "-admin-bind", "off"], &[]) else { panic!() };
+    assert_eq!(options.admin, AdminBind::Off);
+}
+
+#[test]
+fn files_can_be_checked_and_schemas_printed() {
+    for line in [&["-t", "-c", "m.yaml"][..], &["-c", "m.yaml", "--test"], &["check", "m.yaml"], &["serve", "-t", "-c", "m.yaml", "-u"]] {
+        assert!(matches!(parse_with(line, &[]), Ok(Command::Check(files)) if files == [PathBuf::from("m.yaml")]), "{line:?}");
+    }
+    assert!(matches!(parse_with(&["check", "a", "b"], &[]), Ok(Command::Check(files)) if files.len() == 2));
+    for (line, wanted) in
+        [(&["schema"][..], None), (&["schema", "main"], Some(SchemaOf::Main)), (&["schema", "upstreams"], Some(SchemaOf::Upstreams))]
+    {
+        assert!(matches!(parse_with(line, &[]), Ok(Command::Schema(file)) if file == wanted), "{line:?}");
+    }
 }
 
 #[test]

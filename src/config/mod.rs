@@ -2,3 +2,4 @@
 
 pub mod agent;
 pub mod mesh_file;
+pub mod process;

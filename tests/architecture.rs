@@ -13,7 +13,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("config", &["model", "telemetry", "config"]),
     ("telemetry", &["model", "telemetry"]),
     ("control", &["model", "snapshot", "config", "telemetry", "control"]),
-    ("proxy", &["model", "snapshot", "telemetry", "proxy"]),
+    ("process", &["model", "config", "process"]),
+    ("proxy", &["model", "snapshot", "telemetry", "process", "proxy"]),
     ("explain", &["model", "explain"]),
     ("admin", &["model", "snapshot", "telemetry", "admin"]),
     ("cli", &["model", "config", "telemetry", "cli"]),
@@ -23,7 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("pingora", &["proxy", "app"]),
     ("consul_api_types", &["control/consul"]),
-    ("reqwest", &["control/consul", "control/keys", "proxy/filter/auth"]),
+    ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth"]),
     ("axum", &["admin", "control/embedded"]),
 ];
 

@@ -6,6 +6,7 @@
 pub mod consul;
 pub mod embedded;
 pub mod ingress;
+mod keys;
 pub mod reconciler;
 pub mod watches;
 

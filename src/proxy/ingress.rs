@@ -8,7 +8,10 @@ use pingora_proxy::Session;
 
 use super::{
     exchange::Exchange,
-    filter::client::Client,
+    filter::{
+        auth::{Asking, Authenticator},
+        client::Client,
+    },
     gate,
     live::{Live, LiveCluster, Side},
     refusal::{Answer, Refusal},
@@ -24,6 +27,8 @@ pub struct IngressSide {
     pub acceptor: Option<SslAcceptor>,
     /// The clusters of the routing's pools, by their places.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// Who is asking.
+    auth: Arc<Authenticator>,
 }
 
 impl IngressSide {
@@ -36,7 +41,7 @@ impl IngressSide {
             shared.clusters.clone_from(&clusters);
         }
         match &ingress.tls {
-            None => Ok(Self { acceptor: None, clusters }),
+            None => Ok(Self { acceptor: None, clusters, auth: shared.auth.clone() }),
             Some(_) => Err("TLS is not served yet".to_owned()),
         }
     }
@@ -47,6 +52,8 @@ impl IngressSide {
 pub struct Shared {
     /// The clusters that were made last: a server's limits and its passive health are one, whichever listener a request came in by.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// Failures to authenticate, and who was found right lately.
+    auth: Arc<Authenticator>,
 }
 
 /// What the ingress role made of a request.
@@ -77,7 +84,7 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     refuse_hidden_route(paths, view.path, place)?;
     let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
     exchange.take(live, place, &route.route, Some(&view));
-    filter(session, exchange, ingress, route)?;
+    filter(session, exchange, side, ingress, route).await?;
     match &route.action {
         Action::Redirect(redirect) => Err(redirected(redirect, session)),
         Action::Files(_) => Err(Refusal::Internal("files are not served yet".to_owned())),
@@ -86,9 +93,20 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
 }
 
 /// The route's filters, in the order that [`crate::model::ingress::Filters`] gives.
-fn filter(session: &Session, exchange: &Exchange, ingress: &Ingress, route: &IngressRoute) -> Result<(), Refusal> {
+async fn filter(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    side: &IngressSide,
+    ingress: &Ingress,
+    route: &IngressRoute,
+) -> Result<(), Refusal> {
     if route.filters.to_https && exchange.client.as_ref().is_some_and(|client| !client.https) {
         return Err(to_https(session, ingress));
+    }
+    if let (Some(auth), Some(client)) = (&route.filters.auth, &exchange.client) {
+        let port = exchange.context.as_ref().and_then(|context| context.local).map(|local| local.port());
+        let mut asking = Asking { request: session.req_header_mut(), client, ingress, port, wall: exchange.wall };
+        exchange.tokens = side.auth.admit(auth, &mut asking).await?;
     }
     Ok(())
 }

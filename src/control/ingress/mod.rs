@@ -3,6 +3,7 @@
 //! A routing is handed over only together with the endpoints of all its pools, so that a reload never meets a route whose servers are not known.
 
 pub mod pools;
+pub mod watch;
 
 use std::sync::Arc;
 

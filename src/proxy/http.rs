@@ -11,7 +11,7 @@ use http::{Version, header::HeaderMap};
 use pingora_core::{
     Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
-    protocols::Digest,
+    protocols::{ALPN, Digest},
     upstreams::peer::{HttpPeer, Peer as _},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -167,6 +167,10 @@ impl ProxyHttp for Sidecar {
             }
             (Side::Upstream(_) | Side::Ingress(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
+        if session.is_upgrade_req() && matches!(live.listener.role, Role::Ingress(_)) {
+            // A WebSocket never rides HTTP/2: its upgrade would be lost.
+            peer.options.alpn = ALPN::H1;
+        }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
         peer.options.write_timeout = Some(route::IDLE_TIMEOUT);
@@ -210,7 +214,9 @@ impl ProxyHttp for Sidecar {
             request.set_send_end_stream(false);
         }
         if let Some(live) = &exchange.live {
-            headers::ensure_host(request, live.listener.role.destination(&live.listener.service))?;
+            let dial = exchange.chosen.as_ref().and_then(|chosen| chosen.endpoint.dial.as_ref());
+            let called = || &live.listener.role.destination(&live.listener.service).name;
+            headers::ensure_host(request, dial.map_or_else(called, |dial| &dial.name))?;
         }
         match (exchange.live.as_ref().map(|l| &l.listener.role), &exchange.context) {
             (Some(Role::Inbound(inbound)), Some(context)) => {

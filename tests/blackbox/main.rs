@@ -11,6 +11,7 @@ mod explain;
 mod faults;
 mod http;
 mod identity;
+mod ingress;
 mod intentions;
 mod jwt;
 mod lifecycle;

@@ -151,12 +151,15 @@ pub(super) struct Look {
 
 impl PartialEq for Look {
     fn eq(&self, other: &Self) -> bool {
-        let contents = |look: &Self| look.files.iter().map(|(path, seen)| (path, &seen.content));
-        contents(self).eq(contents(other))
+        self.contents().eq(other.contents())
     }
 }
 
 impl Look {
+    fn contents(&self) -> impl Iterator<Item = (&PathBuf, &Content)> {
+        self.files.iter().map(|(path, seen)| (path, &seen.content))
+    }
+
     /// Looks at all files of the places; those with the stamp that they had in `before` are not read again.
     pub(super) fn at(places: &[Place], before: &Self) -> Self {
         let mut look = Self::default();

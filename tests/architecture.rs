@@ -8,12 +8,13 @@ use std::{
 
 /// Which rooms of the crate each room may name.
 const MAY_NAME: &[(&str, &[&str])] = &[
+    ("trust", &[]),
     ("model", &["model"]),
     ("snapshot", &["model", "snapshot"]),
     ("config", &["model", "telemetry", "config"]),
     ("telemetry", &["model", "telemetry"]),
-    ("control", &["model", "snapshot", "config", "telemetry", "control"]),
-    ("proxy", &["model", "snapshot", "telemetry", "proxy"]),
+    ("control", &["model", "snapshot", "config", "telemetry", "control", "trust"]),
+    ("proxy", &["model", "snapshot", "telemetry", "proxy", "trust"]),
     ("explain", &["model", "explain"]),
     ("admin", &["model", "snapshot", "telemetry", "admin"]),
     ("cli", &["model", "config", "telemetry", "cli"]),

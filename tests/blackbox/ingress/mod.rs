@@ -41,6 +41,11 @@ impl Setup {
         Setup { folder, main, http, tls, api, arguments: Vec::new() }
     }
 
+    /// Where its plain and its TLS listener will be.
+    pub fn addresses(&self) -> (Address, Address) {
+        (Address::port(self.http), Address::port(self.tls))
+    }
+
     /// Adds lines to `main.yaml`.
     pub fn main(mut self, lines: &str) -> Setup {
         writeln!(self.main, "{}", lines.trim_end()).unwrap();

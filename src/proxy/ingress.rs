@@ -14,14 +14,9 @@ use super::{
     refusal::{Answer, Refusal},
 };
 use crate::model::{
-    ingress::{Action, Ingress, IngressRoute, Paths, filters::Redirect},
-    path::{EscapedSlashes, Normalization, Underscores},
+    ingress::{Action, Ingress, IngressRoute, Paths, filters::Redirect, hosts::NORMALIZATION},
+    path::{EscapedSlashes, Normalization},
 };
-
-/// How requests of an ingress listener are brought into their one form: routes, policy and servers see the same path. Escaped slashes stay, but may not
-/// lead elsewhere (see [`refuse_hidden_route`]).
-const NORMALIZATION: Normalization =
-    Normalization { path: true, merge_slashes: true, escaped_slashes: EscapedSlashes::Keep, underscores: Underscores::Allow };
 
 /// The living parts of an ingress listener.
 pub struct IngressSide {

@@ -4,6 +4,13 @@ use std::{borrow::Cow, collections::HashMap};
 
 use serde::{Serialize, Serializer};
 
+use crate::model::path::{EscapedSlashes, Normalization, Underscores};
+
+/// How requests of an ingress listener are brought into their one form before a route is looked for: routes, policy and servers see the same path. Escaped
+/// slashes stay, but may not lead elsewhere.
+pub const NORMALIZATION: Normalization =
+    Normalization { path: true, merge_slashes: true, escaped_slashes: EscapedSlashes::Keep, underscores: Underscores::Allow };
+
 /// The hosts of a routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hosts {

@@ -140,7 +140,11 @@ impl Checker<'_> {
             (None, folder) => folder.as_ref().map(|folder| self.path(folder).join("certificates")),
         };
         if let (Some(tls), None) = (&raw.proxy_address_tls, &certificates) {
-            self.check.fault(&tls.place, "proxy_address_tls without certificates", "name the folder of NAME.crt and NAME.key as proxy_certificates");
+            self.check.fault(
+                &tls.place,
+                "proxy_address_tls without certificates",
+                "name the folder of NAME.crt and NAME.key as proxy_certificates",
+            );
         }
         let binds = [http.as_ref(), tls.as_ref().map(|tls| &tls.bind), files.as_ref().map(|(bind, _)| bind), api.address.as_ref()];
         let listen: Vec<Bind> = binds.into_iter().chain([api.tls.as_ref().map(|tls| &tls.address)]).flatten().cloned().collect();
@@ -226,7 +230,11 @@ impl Checker<'_> {
                 None
             }
             (None, Some(folder)) => {
-                self.check.fault(&folder.place, "file_server_folder without an address", "say where to listen as file_server_address, for example 127.0.0.1:3002");
+                self.check.fault(
+                    &folder.place,
+                    "file_server_folder without an address",
+                    "say where to listen as file_server_address, for example 127.0.0.1:3002",
+                );
                 None
             }
             (None, None) => None,
@@ -239,18 +247,28 @@ impl Checker<'_> {
             self.check.fault(&at.place, "an empty master_key lets everybody in", "write a long random one");
         }
         let tls = match (&raw.config_tls_address, &raw.config_tls_certificate, &raw.config_tls_key_file) {
-            (Some(_), Some(certificate), Some(key)) => {
-                self.bind(&raw.config_tls_address).map(|address| ApiTls { address, certificate: self.path(certificate), key: self.path(key) })
-            }
+            (Some(_), Some(certificate), Some(key)) => self.bind(&raw.config_tls_address).map(|address| ApiTls {
+                address,
+                certificate: self.path(certificate),
+                key: self.path(key),
+            }),
             (Some(address), _, _) => {
-                self.check.fault(&address.place, "config_tls_address without a certificate", "name its files as config_tls_certificate and config_tls_key_file");
+                self.check.fault(
+                    &address.place,
+                    "config_tls_address without a certificate",
+                    "name its files as config_tls_certificate and config_tls_key_file",
+                );
                 None
             }
             (None, ..) => None,
         };
         let enabled = raw.config_api_enabled.as_ref().map_or(master_key.is_some(), |at| at.value);
         if let (Some(at), None, true) = (&raw.config_api_enabled, &master_key, enabled) {
-            self.check.fault(&at.place, "config_api_enabled without master_key: everybody could push a configuration", "write a long random master_key, or config_api_enabled: false");
+            self.check.fault(
+                &at.place,
+                "config_api_enabled without master_key: everybody could push a configuration",
+                "write a long random master_key, or config_api_enabled: false",
+            );
         }
         let given = self.bind(&raw.config_address);
         let otherwise = || (enabled && tls.is_none()).then(|| Bind { address: Address::Tcp(([127, 0, 0, 1], 3000).into()), mode: None });
@@ -261,7 +279,11 @@ impl Checker<'_> {
     fn interval(&mut self, interval: &Option<At<Time>>) -> Duration {
         let Some(At { value: Time(time), place }) = interval else { return Duration::from_secs(2) };
         if time.is_zero() {
-            self.check.fault(place, "hc_interval 0 would probe without a pause", "use 1 or more; healthcheck: false of a route switches probes off");
+            self.check.fault(
+                place,
+                "hc_interval 0 would probe without a pause",
+                "use 1 or more; healthcheck: false of a route switches probes off",
+            );
         }
         *time
     }

@@ -118,5 +118,7 @@ pub(super) fn is_host_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    name.len() <= 253 && name.split('.').all(label) && !name.split('.').next_back().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
+    name.len() <= 253
+        && name.split('.').all(label)
+        && !name.split('.').next_back().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()))
 }

@@ -72,7 +72,11 @@ impl Node {
     /// When it is too large or no YAML.
     pub(super) fn parse(text: &str, file: Option<Arc<str>>, env: Environment, check: &mut Check) -> Result<Self, Faults> {
         if text.len() > MOST_BYTES {
-            return Err(Faults::one(Place::start(file), format!("is larger than {} MiB", MOST_BYTES >> 20), "split it into files of conf.d"));
+            return Err(Faults::one(
+                Place::start(file),
+                format!("is larger than {} MiB", MOST_BYTES >> 20),
+                "split it into files of conf.d",
+            ));
         }
         let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|error| fault::of_parser(&error, &file))?;
@@ -128,7 +132,8 @@ fn expand(text: &str, env: Environment) -> Result<String, (String, &'static str)
             rest = after;
             continue;
         }
-        let (name, more) = after.split_once('}').ok_or(("${ has no }".to_owned(), "write ${NAME}, or $${ for the characters themselves"))?;
+        let (name, more) =
+            after.split_once('}').ok_or(("${ has no }".to_owned(), "write ${NAME}, or $${ for the characters themselves"))?;
         if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             let advice = "use letters, digits and _, or write $${ for the characters themselves";
             return Err((format!("{name:?} names no environment variable"), advice));

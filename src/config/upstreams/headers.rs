@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// Headers that say where a message ends or what becomes of the connection: the proxy's own business.
-const FRAMING: [&str; 8] = ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+const FRAMING: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// Adds the rules of a level to those of the levels above.
 pub(super) fn add(edits: &mut HeaderEdits, raw: &RawPolicy, check: &mut Check) {

@@ -95,7 +95,11 @@ impl Table {
         for Host { key, raw, folder } in self.hosts {
             let policy = globals.with(&raw.policy, &key.text, &folder, check);
             let Some(At { value: entries, place }) = raw.paths else {
-                check.fault(&key.place, format!("the host {:?} has no paths", key.text), "give it at least paths: {\"/\": {servers: [...]}}");
+                check.fault(
+                    &key.place,
+                    format!("the host {:?} has no paths", key.text),
+                    "give it at least paths: {\"/\": {servers: [...]}}",
+                );
                 continue;
             };
             if entries.is_empty() {
@@ -144,7 +148,8 @@ fn host_name(text: &str) -> Result<(), (String, String)> {
     if fine {
         return Ok(());
     }
-    let advice = "write a name such as shop.example, *.shop.example, [::1], or DEFAULT for every other; ports do not matter and are left out";
+    let advice =
+        "write a name such as shop.example, *.shop.example, [::1], or DEFAULT for every other; ports do not matter and are left out";
     Err((format!("{text:?} is no host"), advice.to_owned()))
 }
 
@@ -158,7 +163,11 @@ fn path_prefix(text: &str) -> Result<(), (String, String)> {
     }
     match path::normalize(text, &NORMALIZATION) {
         Ok(normal) if normal.path_and_query == text => Ok(()),
-        Ok(normal) => Err((format!("no request ever has the path {text:?}"), format!("write it in its one form, {:?}", normal.path_and_query))),
-        Err(error) => Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned())),
+        Ok(normal) => {
+            Err((format!("no request ever has the path {text:?}"), format!("write it in its one form, {:?}", normal.path_and_query)))
+        }
+        Err(error) => {
+            Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned()))
+        }
     }
 }

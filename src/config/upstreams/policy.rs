@@ -3,12 +3,15 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
-    auth,
-    headers,
+    auth, headers,
     raw::{RawFile, RawPolicy, RawRate, Switch},
 };
 use crate::{
-    config::{fault::Check, main_file::{HealthDefaults, MainFile}, shape::At},
+    config::{
+        fault::Check,
+        main_file::{HealthDefaults, MainFile},
+        shape::At,
+    },
     model::{
         balance::{Balance, CookieLife, Sticky},
         ingress::{
@@ -122,7 +125,11 @@ fn rate_limit(RawRate(raw): &RawRate, at: &At<Switch<RawRate>>, scope: &str, che
             ("header", name) if name.parse::<http::HeaderName>().is_ok() => name.parse().map(LimitKey::Header).unwrap_or_default(),
             ("claim", name) if !name.is_empty() => LimitKey::Claim(Arc::from(name)),
             _ => {
-                check.fault(&by.place, format!("{:?} says not by what clients are told apart", by.value), "use client, header:NAME or claim:NAME");
+                check.fault(
+                    &by.place,
+                    format!("{:?} says not by what clients are told apart", by.value),
+                    "use client, header:NAME or claim:NAME",
+                );
                 return None;
             }
         },

@@ -8,11 +8,7 @@ use crate::{
     model::{
         balance::{Limits, PassiveHealth},
         cluster::TargetId,
-        ingress::{
-            Action, IngressRoute, Pool, PoolSource, Server,
-            filters::Redirect,
-            pool::ServerTls,
-        },
+        ingress::{Action, IngressRoute, Pool, PoolSource, Server, filters::Redirect, pool::ServerTls},
         matching::{PathMatch, TextMatch},
         route::{HeaderEdits, Leg, Route, RouteMatch},
     },
@@ -25,7 +21,14 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The route of a path, whose pools are added to `pools`; `None` after a fault was told.
-pub(super) fn route(name: &str, path: &Key, raw: RawPath, policy: Policy, pools: &mut Vec<Arc<Pool>>, check: &mut Check) -> Option<IngressRoute> {
+pub(super) fn route(
+    name: &str,
+    path: &Key,
+    raw: RawPath,
+    policy: Policy,
+    pools: &mut Vec<Arc<Pool>>,
+    check: &mut Check,
+) -> Option<IngressRoute> {
     let action = action(&raw, check);
     let Policy { filters, headers, balance, health, .. } = policy;
     let mut places = Vec::new();
@@ -69,7 +72,11 @@ fn action(raw: &RawPath, check: &mut Check) -> Action {
     let Some(At { value, place }) = &raw.redirect_to else { return Action::Forward };
     let target = value.parse::<http::Uri>().ok().filter(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
     if target.is_none() {
-        check.fault(place, format!("{value:?} is nowhere to send clients"), "write http:// or https:// with a host, for example https://new.example");
+        check.fault(
+            place,
+            format!("{value:?} is nowhere to send clients"),
+            "write http:// or https:// with a host, for example https://new.example",
+        );
     }
     Action::Redirect(Redirect { to: value.as_str().into(), status: 301, exact: false })
 }

@@ -1,6 +1,13 @@
 //! The instances of a service itself, for the reverse proxy: `GET /v1/health/service/<name>`, held by index, at the first agent that answers.
 
-use std::{cell::Cell, collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use consul_api_types::{HealthService, ServiceEntry, Tenancy};
 use tokio::{
@@ -88,19 +95,19 @@ impl Agents {
         let state = watches.register(name(service));
         let query = query(service);
         // Failures since the last answer, of all agents.
-        let failures = Cell::new(0_u32);
+        let failures = AtomicU32::new(0);
         loop {
             for client in self.clients.iter() {
                 let lost = Notify::new();
                 let asking = watch(client, &query, super::POLL, &state, |event| {
                     match event {
                         Event::Value(entries, _) => {
-                            failures.set(0);
+                            failures.store(0, Relaxed);
                             take(heard, entries);
                         }
                         Event::Failed(error, _) => {
-                            failures.set(failures.get().saturating_add(1));
-                            if super::is_final(&error, failures.get()) || refuses(&error) {
+                            let failures = failures.fetch_add(1, Relaxed) + 1;
+                            if super::is_final(&error, failures) || refuses(&error) {
                                 fail(heard, &error);
                             }
                             lost.notify_one();
@@ -118,7 +125,7 @@ impl Agents {
                     }
                 }
             }
-            let rounds = failures.get() / u32::try_from(self.clients.len()).unwrap_or(u32::MAX).max(1);
+            let rounds = failures.load(Relaxed) / u32::try_from(self.clients.len()).unwrap_or(u32::MAX).max(1);
             sleep((FIRST_PAUSE * (1 << rounds.min(5))).min(LONGEST_PAUSE).mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         }
     }

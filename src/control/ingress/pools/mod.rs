@@ -17,6 +17,8 @@ mod observed;
 mod pool;
 mod probe;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -226,9 +228,9 @@ impl Sources {
     }
 
     fn server(&self, server: &Server) -> Arc<Running<Judgement>> {
-        self.shared
-            .servers
-            .get_or(server, || Running::start(Judgement::first(server.scheme), |now| server::watch(server.clone(), now, self.notes.clone())))
+        self.shared.servers.get_or(server, || {
+            Running::start(Judgement::first(server.scheme), |now| server::watch(server.clone(), now, self.notes.clone()))
+        })
     }
 
     fn service(&self, service: &ConsulService) -> Arc<Running<Instances>> {

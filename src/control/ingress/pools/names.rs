@@ -28,7 +28,7 @@ pub struct Addresses {
 
 /// Keeps the addresses of a name fresh until it is dropped.
 pub async fn follow(resolver: Arc<Result<TokioResolver, String>>, name: Arc<str>, now: Arc<Observed<Addresses>>, notes: Arc<Notes>) {
-    let note = notes.note("dns", name.clone());
+    let note = notes.note("dns", &*name);
     let mut failures = 0_u32;
     loop {
         let pause = match look(&resolver, &name).await {

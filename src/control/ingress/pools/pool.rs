@@ -196,6 +196,6 @@ fn endpoints(judged: Vec<(Member, Judgement)>, before: &[Arc<Endpoint>]) -> Arc<
         by_id.insert(endpoint.id.clone(), endpoint);
     }
     let before: HashMap<&str, &Arc<Endpoint>> = before.iter().map(|endpoint| (&*endpoint.id, endpoint)).collect();
-    let same = |endpoint: &Endpoint| before.get(&*endpoint.id).filter(|known| ***known == *endpoint).map(|known| Arc::clone(known));
+    let same = |endpoint: &Endpoint| before.get(&*endpoint.id).filter(|known| ****known == *endpoint).map(|known| Arc::clone(known));
     by_id.into_values().map(|endpoint| same(&endpoint).unwrap_or_else(|| Arc::new(endpoint))).collect()
 }

@@ -1,10 +1,6 @@
 //! One server: what it speaks, and whether it is healthy. Shared by all pools that ask the same of it.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -116,7 +112,10 @@ pub async fn watch(server: Server, now: Arc<Observed<Judgement>>, notes: Arc<Not
     let dialer = match Dialer::new(server.address.clone(), &server.name, &server.tls, server.proxy_header) {
         Ok(dialer) => dialer,
         Err(why) => {
-            note.set(format!("a certificate or key for TLS to it cannot be used: {why}"), "correct `tls_ca`, or the client certificate and key");
+            note.set(
+                format!("a certificate or key for TLS to it cannot be used: {why}"),
+                "correct `tls_ca`, or the client certificate and key",
+            );
             return now.set(Judgement { healthy: false, settled: true, ..Judgement::first(server.scheme) });
         }
     };
@@ -160,7 +159,10 @@ async fn attempt(server: &Server, dialer: &Dialer, host: &str, spoken: &mut Opti
     let scheme = spoken.unwrap_or(Scheme::Http);
     let outcome = probe::ask(dialer, scheme, probe, host, *timeout).await;
     let may_differ = server.scheme.is_none() && known.is_some() && !matches!(outcome, Ok(()) | Err(Failure::Unreachable(_)));
-    if may_differ && let Ok(other) = detect(dialer, asked, path, *timeout).await && other != scheme {
+    if may_differ
+        && let Ok(other) = detect(dialer, asked, path, *timeout).await
+        && other != scheme
+    {
         *spoken = Some(other);
         return probe::ask(dialer, other, probe, host, *timeout).await;
     }

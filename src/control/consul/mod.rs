@@ -26,6 +26,7 @@ mod names;
 mod query;
 mod registration;
 mod roots;
+pub mod services;
 mod supervisor;
 #[cfg(test)]
 mod testing;

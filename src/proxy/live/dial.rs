@@ -26,6 +26,7 @@ use crate::{
         listener::Address,
     },
     proxy::tls::{Keys, ServerIdentity},
+    trust::system_roots,
 };
 
 /// How long an idle connection to the local app, or to a server behind an ingress listener, is kept: shorter than the keep-alive of common
@@ -149,7 +150,7 @@ impl TlsMaterial {
             let loaded: Result<Vec<X509>, _> = list.iter().map(|c| X509::from_der(c.der())).collect();
             loaded.map_err(|e| e.to_string())
         };
-        let roots = if tls.roots.is_empty() { system_roots()? } else { Arc::new(certificates(&tls.roots)?.into_boxed_slice()) };
+        let roots = if tls.roots.is_empty() { system_roots() } else { Arc::new(certificates(&tls.roots)?.into_boxed_slice()) };
         let client = match &tls.client {
             None => None,
             Some((chain, key)) => {
@@ -159,22 +160,6 @@ impl TlsMaterial {
         };
         Ok(Self { roots: Some(roots).filter(|_| tls.verify), client })
     }
-}
-
-/// The system's roots, read once: Pingora's own copy of them is switched off (see `proxy::plane`).
-fn system_roots() -> Result<Arc<Box<[X509]>>, String> {
-    static ROOTS: Mutex<Option<Arc<Box<[X509]>>>> = Mutex::new(None);
-    let mut roots = ROOTS.lock();
-    if let Some(roots) = &*roots {
-        return Ok(roots.clone());
-    }
-    let file = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"];
-    let places = file.into_iter().chain(known.map(std::path::PathBuf::from));
-    let read = places.filter_map(|path| std::fs::read(path).ok()).find_map(|pem| X509::stack_from_pem(&pem).ok());
-    let loaded = Arc::new(read.unwrap_or_default().into_boxed_slice());
-    *roots = Some(loaded.clone());
-    Ok(loaded)
 }
 
 /// A server behind an ingress listener.

@@ -188,7 +188,12 @@ async fn terminate(front: &Front, socket: BufStream<Socket>, context: &mut Conte
 }
 
 /// tls → identify, with a mesh peer.
-async fn identify(acceptor: &SslAcceptor, socket: BufStream<Socket>, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
+async fn identify(
+    acceptor: &SslAcceptor,
+    socket: BufStream<Socket>,
+    listener: &Listener,
+    context: &mut Context,
+) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
     let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
     let ssl = connection.tls().ok_or("no TLS")?;

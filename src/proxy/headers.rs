@@ -81,7 +81,8 @@ pub fn client_element(ssl: &SslRef) -> Option<String> {
     let _ = write!(element, ";Subject=\"{}\"", subject(&certificate));
     for name in certificate.subject_alt_names().iter().flatten() {
         let part = name.uri().map(|uri| ("URI", uri)).or_else(|| name.dnsname().map(|dns| ("DNS", dns)));
-        if let Some((kind, name)) = part.filter(|(_, name)| name.bytes().all(|byte| byte.is_ascii_graphic() && !b",;=\"\\".contains(&byte))) {
+        if let Some((kind, name)) = part.filter(|(_, name)| name.bytes().all(|byte| byte.is_ascii_graphic() && !b",;=\"\\".contains(&byte)))
+        {
             let _ = write!(element, ";{kind}={name}");
         }
     }

@@ -21,7 +21,7 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
-    filter::client::called,
+    filter::{auth::jwt::without_token, client::called},
     gate,
     guard::Outcome,
     headers,
@@ -135,6 +135,9 @@ impl ProxyHttp for Sidecar {
         let live = exchange.pin(&context);
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
+        if let Role::Ingress(_) = live.listener.role {
+            exchange.notes.target = without_token(&session.req_header().uri);
+        }
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }

@@ -7,21 +7,19 @@ use pingora_proxy::Session;
 
 use super::{
     exchange::Exchange,
-    filter::client::Client,
+    filter::{
+        auth::{Asking, Authenticator},
+        client::Client,
+    },
     gate,
     live::{Live, LiveCluster, Side},
     refusal::{Answer, Refusal},
     tls::names::Front,
 };
 use crate::model::{
-    ingress::{Action, Challenges, Ingress, IngressRoute, IngressTls, Paths, filters::Redirect},
-    path::{EscapedSlashes, Normalization, Underscores},
+    ingress::{Action, Challenges, Ingress, IngressRoute, IngressTls, Paths, filters::Redirect, hosts::NORMALIZATION},
+    path::{EscapedSlashes, Normalization},
 };
-
-/// How requests of an ingress listener are brought into their one form: routes, policy and servers see the same path. Escaped slashes stay, but may not
-/// lead elsewhere (see [`refuse_hidden_route`]).
-const NORMALIZATION: Normalization =
-    Normalization { path: true, merge_slashes: true, escaped_slashes: EscapedSlashes::Keep, underscores: Underscores::Allow };
 
 /// The living parts of an ingress listener.
 pub struct IngressSide {
@@ -31,6 +29,8 @@ pub struct IngressSide {
     hsts: Option<HeaderValue>,
     /// The clusters of the routing's pools, by their places.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// Who is asking.
+    auth: Arc<Authenticator>,
 }
 
 impl IngressSide {
@@ -45,7 +45,7 @@ impl IngressSide {
         let acceptor = ingress.tls.as_ref().map(|tls| shared.front(tls, &ingress.challenges)).transpose()?;
         let hsts = ingress.tls.as_ref().and_then(|tls| tls.hsts).map(|age| format!("max-age={}", age.as_secs()));
         let hsts = hsts.map(HeaderValue::try_from).transpose().map_err(|e| e.to_string())?;
-        Ok(Self { acceptor, hsts, clusters })
+        Ok(Self { acceptor, hsts, clusters, auth: shared.auth.clone() })
     }
 }
 
@@ -56,6 +56,8 @@ pub struct Shared {
     pub clusters: Vec<Arc<LiveCluster>>,
     /// What terminates TLS; with it live the keys of session tickets.
     front: Option<Arc<Front>>,
+    /// Failures to authenticate, and who was found right lately.
+    auth: Arc<Authenticator>,
 }
 
 impl Shared {
@@ -104,7 +106,7 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     refuse_hidden_route(paths, view.path, place)?;
     let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
     exchange.take(live, place, &route.route, Some(&view));
-    filter(session, exchange, ingress, route)?;
+    filter(session, exchange, side, ingress, route).await?;
     match &route.action {
         Action::Redirect(redirect) => Err(redirected(redirect, session)),
         Action::Files(_) => Err(Refusal::Internal("files are not served yet".to_owned())),
@@ -113,9 +115,20 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
 }
 
 /// The route's filters, in the order that [`crate::model::ingress::Filters`] gives.
-fn filter(session: &Session, exchange: &Exchange, ingress: &Ingress, route: &IngressRoute) -> Result<(), Refusal> {
+async fn filter(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    side: &IngressSide,
+    ingress: &Ingress,
+    route: &IngressRoute,
+) -> Result<(), Refusal> {
     if route.filters.to_https && exchange.client.as_ref().is_some_and(|client| !client.https) {
         return Err(to_https(session, ingress));
+    }
+    if let (Some(auth), Some(client)) = (&route.filters.auth, &exchange.client) {
+        let port = exchange.context.as_ref().and_then(|context| context.local).map(|local| local.port());
+        let mut asking = Asking { request: session.req_header_mut(), client, ingress, port, wall: exchange.wall };
+        exchange.tokens = side.auth.admit(auth, &mut asking).await?;
     }
     Ok(())
 }

@@ -5,6 +5,8 @@
 pub mod acme;
 pub mod certificates;
 pub mod pools;
+pub mod reload;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -32,6 +31,7 @@ use crate::{
         proxy_protocol::{self, Addresses, Announcing},
         tls::{AddressShown, Keys, ServerIdentity},
     },
+    trust::system_roots,
 };
 
 /// How long an idle connection to the local app, or to a server behind an ingress listener, is kept: shorter than the keep-alive of common
@@ -197,26 +197,6 @@ impl TlsMaterial {
             }
         };
         Ok(Self { roots, client })
-    }
-}
-
-/// The system's roots, read once: Pingora's own copy of them is switched off (see `proxy::plane`). `SSL_CERT_FILE` names another file for them. Without
-/// any, no server can be verified: each is refused.
-fn system_roots() -> Arc<Box<[X509]>> {
-    static ROOTS: Mutex<Option<Arc<Box<[X509]>>>> = Mutex::new(None);
-    let mut roots = ROOTS.lock();
-    if let Some(roots) = &*roots {
-        return roots.clone();
-    }
-    let usual = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"];
-    let places = std::env::var_os("SSL_CERT_FILE").map_or_else(|| usual.map(PathBuf::from).to_vec(), |file| vec![file.into()]);
-    let read = places.iter().filter_map(|path| std::fs::read(path).ok()).find_map(|pem| X509::stack_from_pem(&pem).ok());
-    match read.filter(|read| !read.is_empty()) {
-        Some(read) => roots.insert(Arc::new(read.into_boxed_slice())).clone(),
-        None => {
-            tracing::error!("no root certificates in {places:?}: servers are refused unless tls_ca names whom to trust");
-            Arc::default()
-        }
     }
 }
 

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use proptest::prelude::*;
@@ -140,3 +141,6 @@ async fn a_silent_peer_is_given_up() {
     let (mut ours, _theirs) = tokio::io::duplex(64);
     assert!(read(&mut ours).await.unwrap_err().contains("5s"));
 }
+=======
+
+>>>>>>> main

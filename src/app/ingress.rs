@@ -6,7 +6,13 @@ use super::{Failure, Outside, life, serve};
 use crate::{
     cli::{ProcessOptions, SCRAPE_PATH, ServeOptions},
     config::{main_file::MainFile, upstreams},
-    control::ingress::{self, pools::Pools},
+    control::{
+        ingress::{
+            self,
+            pools::{Pools, Settings},
+        },
+        watches::Watches,
+    },
     telemetry::Telemetry,
 };
 
@@ -23,9 +29,12 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     life::enter(&main.process.clone(), |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-        serve(&process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, _, stop| async move {
+        let watches = Arc::new(Watches::default());
+        let known = watches.clone();
+        let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
+        serve(&process, standing, outside, telemetry, log, shown, |feed, _, stop| async move {
             let feed = feed.ingress();
-            let mut pools = Pools::new(feed.clone());
+            let mut pools = Pools::new(feed.clone(), Settings::default(), known);
             ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &feed).await;
             stop.cancelled().await;
             Ok(())

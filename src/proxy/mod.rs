@@ -21,6 +21,7 @@ pub mod serve;
 pub mod tcp;
 pub mod timing;
 pub mod tls;
+pub mod upgrade;
 
 #[cfg(test)]
 mod tests;

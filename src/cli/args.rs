@@ -6,17 +6,28 @@ use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::{model::secret::Secret, telemetry::log::Level};
 
-/// A service-mesh sidecar for Consul.
+/// A reverse proxy, and a service-mesh sidecar for Consul.
 #[derive(Debug, Parser)]
-#[command(name = "aralez", version, disable_help_subcommand = true, args_override_self = true)]
-#[command(after_help = "Flags may be written with one dash or two. Exit codes: 0 fine, 1 failed while running, 2 wrong usage.")]
+#[command(name = "aralez", version, disable_version_flag = true, disable_help_subcommand = true, args_override_self = true)]
+#[command(after_help = "aralez -c FILE is aralez serve -c FILE. Flags may be written with one dash or two. \
+    Exit codes: 0 fine, 1 failed while running, 2 wrong usage or configuration.")]
 pub(super) struct Args {
+    /// Print the version
+    #[arg(short, short_alias = 'V', long, action = ArgAction::Version)]
+    version: Option<bool>,
     #[command(subcommand)]
     pub(super) verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
+    /// Be a reverse proxy as a main.yaml says
+    #[command(args_override_self = true)]
+    Serve(Serve),
+    /// Check main.yaml files with all that they name: every problem at once
+    Check(Check),
+    /// Print the JSON Schema of a configuration file
+    Schema(Schema),
     /// Be the Connect sidecar of a service that is registered with the local Consul agent
     #[command(args_override_self = true)]
     Connect(Box<Connect>),
@@ -28,6 +39,47 @@ pub(super) enum Verb {
     Explain(Box<Explain>),
     /// Print the version
     Version,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Serve {
+    /// The main configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) conf: PathBuf,
+    /// Only check the files, as aralez check does
+    #[arg(short, long)]
+    pub(super) test: bool,
+    /// Take the listeners over from the running process, by the socket that upgrade_sock names
+    #[arg(short, long)]
+    pub(super) upgrade: bool,
+    /// Run in the background
+    #[arg(short, long)]
+    pub(super) daemon: bool,
+    /// Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) admin_bind: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Check {
+    /// The files
+    #[arg(value_name = "FILE", required = true)]
+    pub(super) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Schema {
+    /// Which file; without it, an object with both
+    pub(super) file: Option<SchemaOf>,
+}
+
+/// The files that have a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SchemaOf {
+    /// `main.yaml`.
+    Main,
+    /// `upstreams.yaml`.
+    Upstreams,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -151,13 +203,25 @@ pub(super) struct Process {
     /// How long open connections may go on after SIGTERM [default: 30] [env: ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS]
     #[arg(long, value_name = "SECONDS")]
     pub(super) shutdown_grace_period_seconds: Option<u32>,
-    /// How much is logged: trace, debug, info, warn or error
+    /// How much is logged: trace, debug, info, warn, error or off
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: Level,
     /// Log JSON lines
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go_bool)]
     #[arg(default_value = "false", default_missing_value = "true", hide_default_value = true)]
     pub(super) log_json: bool,
+    /// File for the log instead of standard error; opened anew on SIGUSR1
+    #[arg(long, value_name = "FILE")]
+    pub(super) error_log: Option<PathBuf>,
+    /// File for the process id
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// Unix socket on which a new process, started with -upgrade, takes the listeners over
+    #[arg(long, value_name = "PATH")]
+    pub(super) upgrade_sock: Option<PathBuf>,
+    /// Take the listeners over from the process that listens on -upgrade-sock
+    #[arg(short, long, requires = "upgrade_sock")]
+    pub(super) upgrade: bool,
 }
 
 /// The two default policies that can be stated.

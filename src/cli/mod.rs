@@ -10,15 +10,24 @@ mod explain;
 mod foreign;
 mod options;
 
-use std::{ffi::OsString, fmt};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
-pub use self::options::{AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH};
+pub use self::{
+    args::SchemaOf,
+    options::{AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH, ServeOptions},
+};
 
 /// What the user wants.
 #[derive(Clone, Debug)]
 pub enum Command {
+    /// `aralez -c FILE`, `aralez serve -c FILE`: be a reverse proxy.
+    Serve(ServeOptions),
+    /// `aralez check FILE…`, `aralez -t -c FILE`: say what is wrong with these `main.yaml` files and all that they name.
+    Check(Vec<PathBuf>),
+    /// `aralez schema`: print the JSON Schema of one configuration file, or of both.
+    Schema(Option<SchemaOf>),
     /// `aralez connect`: be the sidecar of a service.
     Connect(Box<ConnectOptions>),
     /// `aralez dev`: run a whole mesh in this process.
@@ -52,11 +61,17 @@ where
 {
     let mut command = foreign::declare(args::Args::command());
     command.build();
-    let args = dashes::double(&command, args.into_iter().map(Into::into));
+    let args = dashes::double(&command, with_verb(args.into_iter().map(Into::into)));
     let env = |name: &str| env(name).filter(|value| !value.is_empty());
     let matches = command.try_get_matches_from_mut(args).map_err(|error| exit(&error))?;
     let parsed = args::Args::from_arg_matches(&matches).map_err(|error| exit(&error))?;
     match parsed.verb {
+        args::Verb::Serve(serve) if serve.test => Ok(Command::Check(vec![serve.conf])),
+        args::Verb::Serve(args::Serve { conf, upgrade, daemon, admin_bind, .. }) => {
+            Ok(Command::Serve(ServeOptions { conf, upgrade, daemon, admin: options::admin_bind(admin_bind.as_deref())? }))
+        }
+        args::Verb::Check(check) => Ok(Command::Check(check.files)),
+        args::Verb::Schema(schema) => Ok(Command::Schema(schema.file)),
         args::Verb::Connect(connect) => {
             let notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(matches))?;
             Ok(Command::Connect(Box::new(connect::resolve(*connect, notes, &env)?)))
@@ -65,6 +80,16 @@ where
         args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
+}
+
+/// A line that begins with a flag is one of `serve`, unless it asks for help or the version.
+fn with_verb(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    const GENERAL: [&str; 7] = ["-h", "-help", "--help", "-v", "-V", "-version", "--version"];
+    let mut args: Vec<OsString> = args.collect();
+    if args.get(1).and_then(|first| first.to_str()).is_some_and(|first| first.starts_with('-') && !GENERAL.contains(&first)) {
+        args.insert(1, "serve".into());
+    }
+    args.into_iter()
 }
 
 fn version() -> String {
@@ -77,7 +102,7 @@ fn exit(error: &clap::Error) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit { code: 0, text: text.trim_end().to_owned() },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            Exit::wrong("no command given; try: aralez connect -sidecar-for ID, or aralez dev")
+            Exit::wrong("no command given; try: aralez -c main.yaml, aralez connect -sidecar-for ID, or aralez dev")
         }
         _ => {
             let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));

@@ -1,4 +1,12 @@
 //! What people write: flags and files, as plain checked values.
 
+pub mod acme;
 pub mod agent;
+pub mod fault;
+pub mod main_file;
 pub mod mesh_file;
+pub mod process;
+mod read;
+mod shape;
+mod tree;
+pub mod upstreams;

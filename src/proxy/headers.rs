@@ -10,10 +10,7 @@ use openssl::{hash::MessageDigest, ssl::SslRef, x509::X509Ref};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::model::{
-    identity::{ServiceName, SpiffeId},
-    listener::Xfcc,
-};
+use crate::model::{identity::SpiffeId, listener::Xfcc};
 
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -71,6 +68,27 @@ pub fn xfcc_element(ssl: &SslRef, ours: &SpiffeId, peer: &SpiffeId) -> Option<St
     Some(element)
 }
 
+/// The `x-forwarded-client-cert` element of a client that showed a certificate to an ingress listener: Hash, Subject, and each URI and DNS name.
+///
+/// Names that could end their part of the element are left out.
+pub fn client_element(ssl: &SslRef) -> Option<String> {
+    let certificate = ssl.peer_certificate()?;
+    let digest = certificate.digest(MessageDigest::sha256()).ok()?;
+    let mut element = String::from("Hash=");
+    for byte in digest.iter() {
+        let _ = write!(element, "{byte:02x}");
+    }
+    let _ = write!(element, ";Subject=\"{}\"", subject(&certificate));
+    for name in certificate.subject_alt_names().iter().flatten() {
+        let part = name.uri().map(|uri| ("URI", uri)).or_else(|| name.dnsname().map(|dns| ("DNS", dns)));
+        if let Some((kind, name)) = part.filter(|(_, name)| name.bytes().all(|byte| byte.is_ascii_graphic() && !b",;=\"\\".contains(&byte)))
+        {
+            let _ = write!(element, ";{kind}={name}");
+        }
+    }
+    Some(element)
+}
+
 fn escaped_pem(certificate: &X509Ref) -> Option<String> {
     let pem = String::from_utf8(certificate.to_pem().ok()?).ok()?;
     let mut escaped = String::with_capacity(pem.len() + pem.len() / 8);
@@ -125,6 +143,18 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
+/// Prepares a client's request for a server behind an ingress listener: only the certificate that we verified ourselves is told of.
+///
+/// # Errors
+/// When a header cannot be written, which no input can cause.
+pub fn towards_server(request: &mut RequestHeader, certificate: Option<&str>) -> Result<()> {
+    request.remove_header(&XFCC);
+    if let Some(element) = certificate {
+        request.insert_header(XFCC, element)?;
+    }
+    common(request, "http")
+}
+
 /// Prepares an answer for a client of this version: what concerns the last hop alone ends here (RFC 9110, section 7.6.1), and HTTP/1.0 knows no chunks
 /// (RFC 9112, section 6.1). `true` when the body then ends with the connection.
 #[must_use = "such a connection must be closed after the answer"]
@@ -143,15 +173,15 @@ pub fn towards_client(response: &mut ResponseHeader, version: Version) -> bool {
     version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some()
 }
 
-/// HTTP/1.0 needs no `Host`, the HTTP/1.1 that we speak does (RFC 9112, section 3.2): the called service's name takes its place.
+/// HTTP/1.0 needs no `Host`, the HTTP/1.1 that we speak does (RFC 9112, section 3.2): the name of what is called takes its place.
 ///
 /// # Errors
-/// When a header cannot be written, which only a service name that is no header value can cause.
-pub fn ensure_host(request: &mut RequestHeader, service: &ServiceName) -> Result<()> {
+/// When a header cannot be written, which only a name that is no header value can cause.
+pub fn ensure_host(request: &mut RequestHeader, name: &str) -> Result<()> {
     if request.headers.contains_key(HOST) || request.uri.authority().is_some() {
         return Ok(());
     }
-    request.insert_header(HOST, &*service.name)
+    request.insert_header(HOST, name)
 }
 
 fn common(request: &mut RequestHeader, scheme: &'static str) -> Result<()> {
@@ -227,8 +257,8 @@ mod tests {
     #[test]
     fn only_a_request_without_host_gets_one() {
         let mut sent = request(&[]);
-        ensure_host(&mut sent, &ServiceName::local("api")).unwrap();
-        ensure_host(&mut sent, &ServiceName::local("other")).unwrap();
+        ensure_host(&mut sent, "api").unwrap();
+        ensure_host(&mut sent, "other").unwrap();
         assert_eq!(values(&sent, "host"), ["api"]);
     }
 

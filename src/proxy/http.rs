@@ -11,7 +11,7 @@ use http::{Version, header::HeaderMap};
 use pingora_core::{
     Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
-    protocols::Digest,
+    protocols::{ALPN, Digest},
     upstreams::peer::{HttpPeer, Peer as _},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -21,18 +21,21 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
+    filter::{auth::jwt::without_token, client::called},
     gate,
     guard::Outcome,
     headers,
+    ingress::{self, Admitted},
     live::{Live, Side},
     record::{grpc_status, http_record},
     refusal::{Refusal, is_grpc},
     timing,
-    tls::{ServerIdentity, min_version},
+    tls::{AddressShown, ServerIdentity, min_version},
     upgrade,
 };
 use crate::{
     model::{
+        cluster::Trust,
         listener::Role,
         route::{self, Edits, HeaderEdits},
     },
@@ -58,7 +61,7 @@ impl Sidecar {
     /// gate → authorize → route.
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
         gate::check(session.req_header())?;
-        gate::drop_upgrades(session.req_header_mut());
+        gate::hop::leave(session.req_header_mut())?;
         headers::drop_controls(session.req_header_mut());
         if session.req_header().uri.path() == "*" {
             // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
@@ -77,6 +80,7 @@ impl Sidecar {
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),
             Role::Exposed(_) => Err(Refusal::NoRoute),
+            Role::Ingress(_) => Ok(()),
         }
     }
 
@@ -89,6 +93,11 @@ impl Sidecar {
         side: impl Fn(&HeaderEdits) -> &Edits,
     ) -> pingora_core::Result<()> {
         let Some(live) = &exchange.live else { return Ok(()) };
+        if status != 0
+            && let Some(hsts) = ingress::strict_transport(live)
+        {
+            head.set("strict-transport-security".to_owned(), hsts)?;
+        }
         let Some((route, leg)) = exchange.taken(live) else { return Ok(()) };
         for edits in [&leg.headers, &route.headers].map(side).into_iter().filter(|edits| **edits != Edits::default()) {
             edits::apply(edits, head, &exchange.inputs(request, route, status))?;
@@ -129,8 +138,18 @@ impl ProxyHttp for Sidecar {
         context.hear();
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
+        if let Role::Ingress(_) = live.listener.role {
+            exchange.notes.target = without_token(&session.req_header().uri);
+        }
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
+        }
+        if let Role::Ingress(role) = &live.listener.role {
+            match ingress::admit(session, exchange, &live, role).await {
+                Ok(Admitted::Forward) => {}
+                Ok(Admitted::Answered) => return Ok(true),
+                Err(refusal) => return Self::refuse(session, exchange, refusal).await,
+            }
         }
         timing::take_in(session, exchange, &live).await?;
         Ok(false)
@@ -148,14 +167,21 @@ impl ProxyHttp for Sidecar {
             }
         };
         let mut peer = match (&live.side, &chosen.cluster) {
-            (_, Some(cluster)) => cluster.peer(&chosen.endpoint),
+            (_, Some(cluster)) => match cluster.peer(chosen.place, &chosen.endpoint) {
+                Some(peer) => cluster.announced(peer, exchange.context.as_deref()),
+                None => return Error::e_explain(ErrorType::InternalError, "no such endpoint"),
+            },
             (Side::App(app), None) => {
                 // An exposed path's protocol says what the app speaks; a service's follows the caller.
                 let follows = matches!(live.listener.role, Role::Inbound(_));
                 app.peer(live.listener.protocol.is_http2() && (!follows || session.as_downstream().is_http2()))
             }
-            (Side::Upstream(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
+            (Side::Upstream(_) | Side::Ingress(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
+        if session.is_upgrade_req() && matches!(live.listener.role, Role::Ingress(_)) {
+            // A WebSocket never rides HTTP/2: its upgrade would be lost.
+            peer.options.alpn = ALPN::H1;
+        }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
         exchange.upgrade = upgrade::prepare(&mut peer, session.req_header());
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
@@ -174,11 +200,20 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         let Some(cluster) = exchange.chosen.as_ref().and_then(|c| c.cluster.as_ref()) else { return Ok(()) };
-        let shown = digest.and_then(|d| d.ssl_digest.as_ref()).and_then(|s| s.extension.get::<ServerIdentity>());
+        let extension = digest.and_then(|d| d.ssl_digest.as_ref()).map(|s| &s.extension);
+        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else {
+            return match extension.and_then(|extension| extension.get::<AddressShown>()) {
+                Some(AddressShown(false)) => {
+                    Error::e_explain(UNEXPECTED_IDENTITY, "the server's certificate is not for its address").map_err(Error::into_up)
+                }
+                _ => Ok(()),
+            };
+        };
+        let shown = extension.and_then(|extension| extension.get::<ServerIdentity>());
         let floor = exchange.live.as_ref().map(|l| min_version(&l.listener.tls));
         match shown {
-            Some(ServerIdentity { id: Some(id), version }) if cluster.cluster.expected.contains(id) && *version >= floor => Ok(()),
-            Some(ServerIdentity { id: Some(id), .. }) if cluster.cluster.expected.contains(id) => {
+            Some(ServerIdentity { id: Some(id), version }) if expected.contains(id) && *version >= floor => Ok(()),
+            Some(ServerIdentity { id: Some(id), .. }) if expected.contains(id) => {
                 Error::e_explain(UNEXPECTED_IDENTITY, "the server's TLS version is below the mesh entry's minimum")
             }
             Some(ServerIdentity { id: Some(id), .. }) => Error::e_explain(UNEXPECTED_IDENTITY, format!("the server is {id}")),
@@ -202,13 +237,22 @@ impl ProxyHttp for Sidecar {
             request.set_send_end_stream(false);
         }
         if let Some(live) = &exchange.live {
-            headers::ensure_host(request, live.listener.role.destination(&live.listener.service))?;
+            let dial = exchange.chosen.as_ref().and_then(|chosen| chosen.endpoint.dial.as_ref());
+            let called = || &live.listener.role.destination(&live.listener.service).name;
+            headers::ensure_host(request, dial.map_or_else(called, |dial| &dial.name))?;
         }
         match (exchange.live.as_ref().map(|l| &l.listener.role), &exchange.context) {
             (Some(Role::Inbound(inbound)), Some(context)) => {
                 let element = context.peer.as_ref().and_then(|p| p.xfcc.as_deref());
                 headers::towards_app(request, inbound.xfcc, element)?;
                 exchange.tokens.apply(request)?;
+            }
+            (Some(Role::Ingress(role)), Some(context)) => {
+                if let Some(client) = &exchange.client {
+                    let port = context.local.map(|local| local.port());
+                    client.tell(request, called(session.req_header()), port, &role.client)?;
+                }
+                headers::towards_server(request, context.certificate.as_deref())?;
             }
             _ => headers::towards_peer(request)?,
         }

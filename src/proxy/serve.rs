@@ -9,22 +9,28 @@ use pingora_core::{
     tls::ssl::{NameType, Ssl, SslAcceptor},
 };
 use pingora_proxy::HttpProxy;
-use tokio::{sync::watch, time::timeout};
+use tokio::{io::BufStream, sync::watch, time::timeout};
 
 use super::{
-    connection::{Connection, Context, Head, Socket, Spoken},
+    connection::{Connection, Context, Head, Socket, Spoken, buffered},
     exchange::Exchange,
     headers,
     http::Sidecar,
     listeners::Turn,
     live::{Live, Side},
+    proxy_protocol::{self, Addresses},
     record::record,
     refusal::Refusal,
     tcp,
-    tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
+    tls::{
+        HANDSHAKE_TIMEOUT, Peer,
+        names::{ACME, Front},
+        shown_id,
+    },
 };
 use crate::{
     model::{
+        ingress::ProxyProtocol,
         intention::Verdict,
         listener::{Listener, Role, Xfcc},
     },
@@ -72,34 +78,37 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     };
     let mut context = Context::new(live.clone(), remote, local, turn.draining.clone());
     let now = live.load_full();
-    let acceptor = match &now.side {
-        Side::App(app) => app.acceptor.as_ref(),
-        Side::Upstream(_) => None,
-    };
-    let mut connection = match acceptor {
-        None => {
-            if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
-                return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
-            }
-            Connection::plain(socket)
+    let mut socket = buffered(socket);
+    if speaks_for_others(&now.listener, remote) {
+        match proxy_protocol::read(&mut socket).await {
+            Ok(None) => {}
+            Ok(Some(Addresses { client, called })) => (context.remote, context.local) = (Some(client), Some(called)),
+            Err(why) => return tracing::info!(listener = %now.listener.key, peer = ?remote, "connection refused: {why}"),
         }
-        Some(acceptor) => match identify(acceptor, socket, &now.listener, &mut context).await {
-            Ok(connection) => connection,
-            Err(why) => {
-                // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
-                if why.contains("unexpected EOF") {
-                    return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
-                }
-                now.metrics.tls_failed(cause(&why));
-                tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
-                let mut exchange = Exchange::default();
-                exchange.pin(&Arc::new(context));
-                let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
-                plane.telemetry.access.log_refused(&failed);
-                return;
+    }
+    if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
+        return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
+    }
+    let mut connection = match greet(&now, socket, &mut context).await {
+        Ok(connection) => connection,
+        Err(why) => {
+            // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
+            if why.contains("unexpected EOF") {
+                return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
             }
-        },
+            now.metrics.tls_failed(cause(&why));
+            tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+            let mut exchange = Exchange::default();
+            exchange.pin(&Arc::new(context));
+            let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
+            plane.telemetry.access.log_refused(&failed);
+            return;
+        }
     };
+    if connection.tls().and_then(|tls| tls.selected_alpn_protocol()) == Some(ACME) {
+        // The handshake was all that the ACME server wanted.
+        return connection.shutdown().await;
+    }
     let context = Arc::new(context);
     if connection.attach(context.clone()).is_err() {
         return;
@@ -111,11 +120,10 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
         let cut = no_longer_allowed(&context, turn.changed.clone(), true);
         return tcp::serve(connection, context.clone(), &plane.telemetry, cut).await;
     }
-    let mut drain = turn.drain.clone();
     let spoken = tokio::select! {
         biased;
         spoken = connection.sniff(KEEP_ALIVE) => spoken,
-        _ = drain.wait_for(|drain| *drain) => Spoken::Nothing,
+        () = turn.leave.cancelled() => Spoken::Nothing,
     };
     let cut = async {
         no_longer_allowed(&context, turn.changed.clone(), is_allowed(&context)).await;
@@ -136,7 +144,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
 async fn speak(plane: &Plane, connection: Connection, spoken: Spoken, turn: &Turn) {
     match spoken {
         Spoken::Nothing => {}
-        Spoken::Http1 => http1(plane, Box::new(connection), &turn.drain).await,
+        Spoken::Http1 => http1(plane, Box::new(connection), turn).await,
         Spoken::Http2 => {
             plane.http.process_new(Box::new(connection), &turn.drain).await;
         }
@@ -149,14 +157,55 @@ fn is_near(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
     remote.is_loopback() || remote == local
 }
 
-/// tls → identify.
-async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
+/// Whether a peer must begin with the PROXY header of a client's connection.
+fn speaks_for_others(listener: &Listener, peer: Option<SocketAddr>) -> bool {
+    let Role::Ingress(ingress) = &listener.role else { return false };
+    match (&ingress.client.proxy_protocol, peer) {
+        (ProxyProtocol::Off, _) | (ProxyProtocol::From(_), None) => false,
+        (ProxyProtocol::From(networks), Some(peer)) => networks.contain(peer.ip()),
+    }
+}
+
+/// tls → identify, where the listener speaks TLS.
+async fn greet(live: &Live, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
+    let (mesh, front) = match &live.side {
+        Side::App(app) => (app.acceptor.as_ref(), None),
+        Side::Ingress(ingress) => (None, ingress.acceptor.as_deref()),
+        Side::Upstream(_) => (None, None),
+    };
+    match (mesh, front) {
+        (Some(acceptor), _) => identify(acceptor, socket, &live.listener, context).await,
+        (None, Some(front)) => terminate(front, socket, context).await,
+        (None, None) => Ok(Connection::plain(socket)),
+    }
+}
+
+/// tls, with anybody.
+async fn terminate(front: &Front, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
+    let session = front.session().map_err(|e| e.to_string())?;
+    let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
+    let ssl = connection.tls().ok_or("no TLS")?;
+    context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.tls_version = Some(ssl.version_str());
+    context.certificate = headers::client_element(ssl);
+    Ok(connection)
+}
+
+/// tls → identify, with a mesh peer.
+async fn identify(
+    acceptor: &SslAcceptor,
+    socket: BufStream<Socket>,
+    listener: &Listener,
+    context: &mut Context,
+) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
     let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
     let ssl = connection.tls().ok_or("no TLS")?;
     let id = shown_id(ssl).ok_or("the client showed no SPIFFE ID")?;
     let xfcc = match &listener.role {
-        Role::Inbound(inbound) if inbound.xfcc == Xfcc::AppendForward => headers::xfcc_element(ssl, &listener.identity.leaf.id, &id),
+        Role::Inbound(inbound) if inbound.xfcc == Xfcc::AppendForward => {
+            listener.identity.as_ref().and_then(|identity| headers::xfcc_element(ssl, &identity.leaf.id, &id))
+        }
         _ => None,
     };
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
@@ -188,13 +237,12 @@ fn is_allowed(context: &Context) -> bool {
             // Each request is judged on its own.
             Verdict::PerRequest(_) => context.live.load().listener.protocol.is_http(),
         },
-        Role::Upstream(_) | Role::Exposed(_) => true,
+        Role::Upstream(_) | Role::Exposed(_) | Role::Ingress(_) => true,
     }
 }
 
 /// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
-async fn http1(plane: &Plane, mut connection: Box<Connection>, drain: &watch::Receiver<bool>) {
-    let mut drain = drain.clone();
+async fn http1(plane: &Plane, mut connection: Box<Connection>, turn: &Turn) {
     connection.read_ahead();
     let Some(context) = connection.context().cloned() else { return };
     let mut settings: Option<HttpPersistentSettings> = None;
@@ -213,7 +261,7 @@ async fn http1(plane: &Plane, mut connection: Box<Connection>, drain: &watch::Re
             None => session.set_keepalive(Some(KEEP_ALIVE.as_secs())),
         }
         let heard = context.heard();
-        let Some(reused) = plane.http.process_new_http(session, &drain).await else {
+        let Some(reused) = plane.http.process_new_http(session, &turn.drain).await else {
             if context.heard() == heard {
                 // Pingora's parser refused what the gate let through; it answers 400 itself.
                 log_refused(plane, &context, ("-", ""), &Refusal::BadRequest("it is not valid HTTP"));
@@ -224,11 +272,11 @@ async fn http1(plane: &Plane, mut connection: Box<Connection>, drain: &watch::Re
         settings = persistent;
         let Ok(next) = next.into_any().downcast::<Connection>() else { return };
         connection = next;
-        // A request that is in the buffer already is served even when the drain has begun.
+        // A request that is in the buffer already is served even when the connection is to end.
         let more = tokio::select! {
             biased;
             more = timeout(KEEP_ALIVE, connection.readable()) => more.unwrap_or(false),
-            _ = drain.wait_for(|drain| *drain) => false,
+            () = turn.leave.cancelled() => false,
         };
         if !more || !connection.is_at_end() {
             return connection.shutdown().await;

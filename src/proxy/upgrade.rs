@@ -40,7 +40,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connection::Socket, gate::is_websocket};
+use super::{connection::Socket, gate::hop::is_websocket};
 
 /// Bytes pass: before the request (a TLS handshake), and after its end.
 const OPEN: u8 = 0;

@@ -26,11 +26,13 @@ pub enum Level {
     Warn,
     /// What failed.
     Error,
+    /// Nothing.
+    Off,
 }
 
 impl Level {
     /// The words for levels, as errors and `/log` list them.
-    pub const WORDS: &str = "trace, debug, info, warn, error";
+    pub const WORDS: &str = "trace, debug, info, warn, error, off";
 
     fn filter(self) -> Targets {
         let (own, others) = match self {
@@ -39,6 +41,7 @@ impl Level {
             Self::Info => (LevelFilter::INFO, LevelFilter::WARN),
             Self::Warn => (LevelFilter::WARN, LevelFilter::WARN),
             Self::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+            Self::Off => (LevelFilter::OFF, LevelFilter::OFF),
         };
         Targets::new().with_default(own).with_targets(QUIET.map(|target| (target, others)))
     }
@@ -60,6 +63,7 @@ impl FromStr for Level {
             "info" => Ok(Self::Info),
             "warn" | "warning" => Ok(Self::Warn),
             "error" | "err" => Ok(Self::Error),
+            "off" => Ok(Self::Off),
             _ => Err(UnknownLevel(word.to_owned())),
         }
     }
@@ -73,6 +77,7 @@ impl fmt::Display for Level {
             Self::Info => "info",
             Self::Warn => "warn",
             Self::Error => "error",
+            Self::Off => "off",
         })
     }
 }
@@ -108,15 +113,15 @@ impl LogHandle {
     }
 }
 
-/// Sets up the log of the process.
+/// Sets up the log of the process, with colours if it goes to a terminal and will not be sent to a file later.
 ///
 /// # Errors
 /// When a log is set up already.
-pub fn install(level: Level, json: bool) -> anyhow::Result<LogHandle> {
+pub fn install(level: Level, json: bool, to_file: bool) -> anyhow::Result<LogHandle> {
     // The bridge from the `log` crate, by which Pingora speaks, takes its bound from the filter at this moment and keeps it:
     // `warn`, so that Pingora's debug lines on the hot path cost one comparison and no more.
     let (filter, handle) = filter(Level::Warn);
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(!to_file && std::io::stderr().is_terminal());
     let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
     tracing_subscriber::registry().with(filter).with(format).try_init()?;
     handle.set(level)?;
@@ -136,13 +141,13 @@ mod tests {
 
     #[test]
     fn levels_are_read_as_consul_writes_them() {
-        for word in ["trace", "DEBUG", "Info", "warning", "warn", "ERR", "error"] {
+        for word in ["trace", "DEBUG", "Info", "warning", "warn", "ERR", "error", "off"] {
             assert!(word.parse::<Level>().is_ok(), "{word}");
         }
         assert_eq!("warning".parse::<Level>().unwrap().to_string(), "warn");
         assert_eq!(
             "loud".parse::<Level>().unwrap_err().to_string(),
-            r#""loud" is not a log level; use one of trace, debug, info, warn, error"#
+            r#""loud" is not a log level; use one of trace, debug, info, warn, error, off"#
         );
     }
 

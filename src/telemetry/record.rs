@@ -54,6 +54,9 @@ pub enum Flag {
     /// Too many connections or requests.
     #[serde(rename = "UO")]
     Overflow,
+    /// The client asks too often.
+    #[serde(rename = "RL")]
+    RateLimited,
 }
 
 impl Flag {
@@ -72,6 +75,7 @@ impl Flag {
             Self::UpstreamProtocolError => "UPE",
             Self::Unauthorized => "UAEX",
             Self::Overflow => "UO",
+            Self::RateLimited => "RL",
         }
     }
 }

@@ -12,6 +12,7 @@ mod faults;
 mod gate;
 mod http;
 mod identity;
+mod ingress;
 mod intentions;
 mod jwt;
 mod lifecycle;

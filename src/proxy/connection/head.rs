@@ -12,6 +12,7 @@ use tokio::{
 use super::{Connection, READ_BUFFER, Transport, framing::Framing};
 use crate::proxy::{
     gate::head::{check, is_token_byte, shown},
+    ingress::strict_transport,
     refusal::Refusal,
 };
 
@@ -91,11 +92,15 @@ impl Connection {
         let (status, text) = (refusal.status(), refusal.body());
         let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
         let length = text.len();
-        let answer = format!(
-            "HTTP/1.1 {status} {reason}\r\ncontent-length: {length}\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n{text}"
+        let secure = self.context.as_ref().and_then(|context| strict_transport(&context.live.load()));
+        let secure = secure.as_ref().and_then(|value| value.to_str().ok());
+        let secure = secure.map(|value| format!("strict-transport-security: {value}\r\n")).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {status} {reason}\r\ncontent-length: {length}\r\ncontent-type: text/plain\r\n{secure}connection: close\r\n\r\n"
         );
+        let answer = [head.as_bytes(), &text].concat();
         // A client that does not take its answer is gone all the same.
-        let _ = timeout(LINGER, self.write_all(answer.as_bytes())).await;
+        let _ = timeout(LINGER, self.write_all(&answer)).await;
         self.close(true).await;
     }
 

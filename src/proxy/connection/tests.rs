@@ -6,7 +6,7 @@ use super::{head::Head, *};
 
 async fn pair() -> (Connection, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (Connection::plain(Socket::Unix(ours)), theirs)
+    (Connection::plain(buffered(Socket::Unix(ours))), theirs)
 }
 
 #[tokio::test]

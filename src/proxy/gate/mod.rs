@@ -1,17 +1,19 @@
 //! The strict gate: what Pingora's parser lets through and a trusted proxy must not.
 //!
 //! It stands before authorization and routing, on every HTTP listener. [`head`] and [`chunks`] read HTTP/1 requests before Pingora does; HTTP/2 has a
-//! strict parser of its own (the h2 crate), and [`check`] asks for what is left; [`response`] judges what endpoints answer.
+//! strict parser of its own (the h2 crate), and [`check`] asks for what is left; [`hop`] ends what concerns the last hop alone, and [`response`] judges what
+//! endpoints answer.
 
 pub mod chunks;
 pub mod head;
+pub mod hop;
 pub mod response;
 
 use std::borrow::Cow;
 
 use http::{
-    HeaderValue, Method, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, HeaderName, TRANSFER_ENCODING, UPGRADE},
+    HeaderValue, Uri, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
     uri::PathAndQuery,
 };
 use pingora_http::RequestHeader;
@@ -21,8 +23,6 @@ use crate::model::{
     matching::RequestView,
     path::{self, Normalization},
 };
-
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// A request's head as routes and permissions see it.
 pub fn view(head: &RequestHeader) -> RequestView<'_> {
@@ -70,27 +70,6 @@ pub fn check(head: &RequestHeader) -> Result<(), Refusal> {
         return refuse("a Content-Length that is not one plain number");
     }
     Ok(())
-}
-
-/// Removes what asks for a protocol that is not served here: every upgrade but that of a WebSocket (RFC 6455), which has no body. The request goes on
-/// as if it had not asked (RFC 9110, section 7.8).
-pub fn drop_upgrades(head: &mut RequestHeader) {
-    if !head.headers.contains_key(UPGRADE) && !head.headers.contains_key(HTTP2_SETTINGS) {
-        return;
-    }
-    head.remove_header(&HTTP2_SETTINGS);
-    if !is_websocket(head) {
-        head.remove_header(&UPGRADE);
-    }
-}
-
-/// Whether a request asks for a WebSocket.
-pub fn is_websocket(head: &RequestHeader) -> bool {
-    let mut asked = head.headers.get_all(UPGRADE).iter();
-    let websocket = asked.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) && asked.next().is_none();
-    let length = head.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes);
-    let bodiless = !head.headers.contains_key(TRANSFER_ENCODING) && length.is_none_or(|length| length == b"0");
-    websocket && bodiless && head.version == Version::HTTP_11 && head.method == Method::GET
 }
 
 /// Makes the target that is forwarded the one that policy and routes see, a path. Pingora keeps any target for the wire, and shows `/` or a
@@ -227,27 +206,6 @@ mod tests {
             vec![("host", "a"), ("content-length", "5"), ("content-length", "5")],
         ] {
             assert!(check(&head(Version::HTTP_2, &fields)).is_err(), "{fields:?} passed");
-        }
-    }
-
-    #[test]
-    fn only_websockets_are_upgraded() {
-        let left = |fields: &[(&'static str, &str)]| {
-            let mut head = head(Version::HTTP_11, fields);
-            drop_upgrades(&mut head);
-            head.headers.contains_key("upgrade") || head.headers.contains_key("http2-settings")
-        };
-        assert!(left(&[("upgrade", "WebSocket")]));
-        assert!(left(&[("upgrade", "websocket"), ("content-length", "0")]));
-        for fields in [
-            vec![("upgrade", "h2c"), ("http2-settings", "AAMAAABkAAQAAP__")],
-            vec![("http2-settings", "AAMAAABkAAQAAP__")],
-            vec![("upgrade", "websocket, h2c")],
-            vec![("upgrade", "websocket"), ("upgrade", "h2c")],
-            vec![("upgrade", "websocket"), ("content-length", "5")],
-            vec![("upgrade", "websocket"), ("transfer-encoding", "chunked")],
-        ] {
-            assert!(!left(&fields), "{fields:?}");
         }
     }
 }

@@ -37,6 +37,14 @@ impl Launch {
         Launch { command, name: format!("aralez connect {}", arguments.join(" ")), admin: Address::port(port) }
     }
 
+    /// The reverse proxy with this `main.yaml`; the admin API on a free port.
+    pub fn serve(main: &Path) -> Launch {
+        let port = free_port().unwrap();
+        let mut command = aralez();
+        command.arg("-c").arg(main).args(["-admin-bind", &format!("127.0.0.1:{port}")]);
+        Launch { command, name: "aralez -c".to_owned(), admin: Address::port(port) }
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, argument: &str) -> Launch {
         self.command.arg(argument);

@@ -1,0 +1,176 @@
+//! The ingress role: names and paths, filters, and what becomes of a request that passed them.
+
+use std::sync::Arc;
+
+use http::{HeaderValue, header};
+use pingora_proxy::Session;
+
+use super::{
+    exchange::Exchange,
+    filter::{
+        auth::{Asking, Authenticator},
+        client::Client,
+    },
+    gate,
+    live::{Live, LiveCluster, Side},
+    refusal::{Answer, Refusal},
+    tls::names::Front,
+};
+use crate::model::{
+    ingress::{Action, Challenges, Ingress, IngressRoute, IngressTls, Paths, filters::Redirect, hosts::NORMALIZATION},
+    path::{EscapedSlashes, Normalization},
+};
+
+/// The living parts of an ingress listener.
+pub struct IngressSide {
+    /// Terminates TLS; `None` serves in clear.
+    pub acceptor: Option<Arc<Front>>,
+    /// `Strict-Transport-Security` of its answers.
+    hsts: Option<HeaderValue>,
+    /// The clusters of the routing's pools, by their places.
+    pub clusters: Vec<Arc<LiveCluster>>,
+    /// Who is asking.
+    auth: Arc<Authenticator>,
+}
+
+impl IngressSide {
+    /// Makes an ingress listener live; what lives longer than a snapshot is in `shared`.
+    ///
+    /// # Errors
+    /// In words, when a certificate or a filter cannot be used.
+    pub fn new(ingress: &Ingress, clusters: Vec<Arc<LiveCluster>>, shared: &mut Shared) -> Result<Self, String> {
+        if !clusters.is_empty() {
+            shared.clusters.clone_from(&clusters);
+        }
+        let acceptor = ingress.tls.as_ref().map(|tls| shared.front(tls, &ingress.challenges)).transpose()?;
+        let hsts = ingress.tls.as_ref().and_then(|tls| tls.hsts).map(|age| format!("max-age={}", age.as_secs()));
+        let hsts = hsts.map(HeaderValue::try_from).transpose().map_err(|e| e.to_string())?;
+        Ok(Self { acceptor, hsts, clusters, auth: shared.auth.clone() })
+    }
+}
+
+/// What the ingress listeners of the process share, and what of theirs outlives snapshots: counters live here by the name of who set them.
+#[derive(Default)]
+pub struct Shared {
+    /// The clusters that were made last: a server's limits and its passive health are one, whichever listener a request came in by.
+    pub clusters: Vec<Arc<LiveCluster>>,
+    /// What terminates TLS; with it live the keys of session tickets.
+    front: Option<Arc<Front>>,
+    /// Failures to authenticate, and who was found right lately.
+    auth: Arc<Authenticator>,
+}
+
+impl Shared {
+    fn front(&mut self, tls: &IngressTls, challenges: &Challenges) -> Result<Arc<Front>, String> {
+        match &self.front {
+            Some(front) if front.is_for(tls) => front.follow(&tls.certificates, challenges)?,
+            _ => self.front = Some(Arc::new(Front::new(tls, challenges)?)),
+        }
+        self.front.clone().ok_or_else(|| "no TLS".to_owned())
+    }
+}
+
+/// `Strict-Transport-Security` (RFC 6797) of answers on a listener, made once; none in clear, where clients must ignore it (section 7.2).
+pub fn strict_transport(live: &Live) -> Option<HeaderValue> {
+    match &live.side {
+        Side::Ingress(side) => side.hsts.clone(),
+        Side::App(_) | Side::Upstream(_) => None,
+    }
+}
+
+/// What the ingress role made of a request.
+pub enum Admitted {
+    /// It goes on to a server.
+    Forward,
+    /// It has its answer.
+    Answered,
+}
+
+/// client → route → filters → action.
+///
+/// # Errors
+/// [`Refusal`], with the answer that the client gets.
+pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, ingress: &Ingress) -> Result<Admitted, Refusal> {
+    let Side::Ingress(side) = &live.side else { return Err(Refusal::Internal("no ingress side".to_owned())) };
+    gate::normalize(session.req_header_mut(), &NORMALIZATION)?;
+    let context = exchange.context.clone();
+    let remote = context.as_ref().and_then(|context| context.remote).map(|remote| remote.ip());
+    let client = Client::of(session.req_header(), remote, side.acceptor.is_some(), &ingress.client);
+    exchange.client = Some(client);
+    if let Some(answer) = acme_answer(ingress, session.req_header().uri.path()) {
+        return Err(answer);
+    }
+    let view = gate::view(session.req_header());
+    let paths = ingress.routing.hosts.find(view.authority).ok_or(Refusal::NoRoute)?;
+    let place = paths.find(view.path).ok_or(Refusal::NoRoute)?;
+    refuse_hidden_route(paths, view.path, place)?;
+    let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
+    exchange.take(live, place, &route.route, Some(&view));
+    filter(session, exchange, side, ingress, route).await?;
+    match &route.action {
+        Action::Redirect(redirect) => Err(redirected(redirect, session)),
+        Action::Files(_) => Err(Refusal::Internal("files are not served yet".to_owned())),
+        Action::Forward => exchange.has_endpoint(live).map(|()| Admitted::Forward),
+    }
+}
+
+/// The route's filters, in the order that [`crate::model::ingress::Filters`] gives.
+async fn filter(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    side: &IngressSide,
+    ingress: &Ingress,
+    route: &IngressRoute,
+) -> Result<(), Refusal> {
+    if route.filters.to_https && exchange.client.as_ref().is_some_and(|client| !client.https) {
+        return Err(to_https(session, ingress));
+    }
+    if let (Some(auth), Some(client)) = (&route.filters.auth, &exchange.client) {
+        let port = exchange.context.as_ref().and_then(|context| context.local).map(|local| local.port());
+        let mut asking = Asking { request: session.req_header_mut(), client, ingress, port, wall: exchange.wall };
+        exchange.tokens = side.auth.admit(auth, &mut asking).await?;
+    }
+    Ok(())
+}
+
+/// A path with escaped slashes must lead to the route that it leads to without them: a server may decode what we do not.
+fn refuse_hidden_route(paths: &Paths, path: &str, place: usize) -> Result<(), Refusal> {
+    let is_escaped = |three: &[u8]| matches!(three, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C']);
+    if !path.as_bytes().windows(3).any(is_escaped) {
+        return Ok(());
+    }
+    let unescaped = Normalization { escaped_slashes: EscapedSlashes::UnescapeAndForward, ..NORMALIZATION };
+    match crate::model::path::normalize(path, &unescaped) {
+        Ok(decoded) if paths.find(&decoded.path_and_query) == Some(place) => Ok(()),
+        _ => Err(Refusal::BadRequest("an escaped slash in its path leads to another route")),
+    }
+}
+
+/// The answer to an ACME server's HTTP-01 question (RFC 8555, section 8.3), for tokens that were asked for.
+fn acme_answer(ingress: &Ingress, path: &str) -> Option<Refusal> {
+    let token = path.strip_prefix("/.well-known/acme-challenge/")?;
+    let answer = ingress.challenges.http.get(token)?;
+    Some(Answer::new(200, "acme_challenge").header(header::CONTENT_TYPE, "application/octet-stream").body(answer.to_string()).into())
+}
+
+/// 308 to the same place in https: method and body are kept (RFC 9110, section 15.4.9).
+fn to_https(session: &Session, ingress: &Ingress) -> Refusal {
+    let request = session.req_header();
+    let view = gate::view(request);
+    let host = crate::model::ingress::hosts::canonical(view.authority);
+    if host.is_empty() {
+        return Refusal::BadRequest("without a host there is no https address to go to");
+    }
+    let port = ingress.https_port.filter(|port| *port != 443).map(|port| format!(":{port}")).unwrap_or_default();
+    let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+    let safe = matches!(*request.method.as_str().as_bytes(), [b'G', b'E', b'T'] | [b'H', b'E', b'A', b'D']);
+    let status = if safe { 301 } else { 308 };
+    Answer::new(status, "to_https").header(header::LOCATION, format!("https://{host}{port}{target}")).into()
+}
+
+/// `redirect_to`: path and query follow unless the file gives the whole location.
+fn redirected(redirect: &Redirect, session: &Session) -> Refusal {
+    let target = session.req_header().uri.path_and_query().map_or("/", |target| target.as_str());
+    let location = if redirect.exact { redirect.to.to_string() } else { format!("{}{target}", redirect.to.trim_end_matches('/')) };
+    Answer::new(redirect.status, "redirect").header(header::LOCATION, location).into()
+}

@@ -26,17 +26,13 @@ use crate::model::{
         Action, Ingress, IngressRoute, Paths,
         auth::AuthKind,
         filters::{LimitKey, RateLimit, Redirect},
+        hosts::NORMALIZATION,
     },
     jwt::Tokens as _,
     matching::TextMatch,
-    path::{EscapedSlashes, Normalization, Underscores},
+    path::{EscapedSlashes, Normalization},
     route::Route,
 };
-
-/// How requests of an ingress listener are brought into their one form: routes, policy and servers see the same path. Escaped slashes stay, but may not
-/// lead elsewhere (see [`refuse_hidden_route`]).
-const NORMALIZATION: Normalization =
-    Normalization { path: true, merge_slashes: true, escaped_slashes: EscapedSlashes::Keep, underscores: Underscores::Allow };
 
 /// The living parts of an ingress listener.
 pub struct IngressSide {

@@ -3,6 +3,8 @@
 //! Two runtimes: one for control (watches, compile, admin), one for data, so that a slow decode never takes a request's thread.
 
 mod explain;
+mod ingress;
+mod life;
 
 use std::{
     fs::File,
@@ -10,10 +12,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,23 +27,29 @@ use openssl::{
 };
 use tokio::{
     runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
+    sync::mpsc,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::life::{End, Reload, Signals};
 use crate::{
     admin::{Admin, AdminState, outlets},
     cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH},
-    config::mesh_file::MeshFile,
+    config::{mesh_file::MeshFile, process::ProcessSettings},
     control::{
         consul::{self, Client},
         embedded::Mesh,
         reconciler,
         watches::Watches,
     },
+    model::listener::{Address, Bind},
+    process::{sockets::Sockets, standing::Standing},
     proxy::{self, bindings::Bindings, listeners::Listeners, live::Workshop, serve::Patience},
     snapshot::{self, Subscriber},
-    telemetry::{Telemetry, log::LogHandle},
+    telemetry::{
+        self, Telemetry,
+        log::{Level, LogHandle},
+    },
 };
 
 /// How long the last metrics and the last lines of the access log may take to be written.
@@ -65,19 +70,24 @@ pub enum Failure {
 ///
 /// # Errors
 /// [`Failure`], which knows its exit code.
-pub fn run(command: Command, log: LogHandle) -> Result<ExitCode, Failure> {
+pub fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Connect(options) => connect(*options, log).map(|()| ExitCode::SUCCESS),
-        Command::Dev(options) => dev(options, log).map(|()| ExitCode::SUCCESS),
-        Command::Explain(options) => explain::run(*options),
-        Command::Serve(_) | Command::Check(_) | Command::Schema(_) => {
+        Command::Connect(options) => life::enter(&options.process.settings.clone(), |standing, log| connect(*options, standing, log)),
+        Command::Dev(options) => life::enter(&options.process.settings.clone(), |standing, log| dev(options, standing, log)),
+        Command::Explain(options) => {
+            // It tells what it found on standard output.
+            telemetry::log::install(Level::Error, false, false).context("cannot set up the log")?;
+            explain::run(*options)
+        }
+        Command::Serve(options) => ingress::run(options),
+        Command::Check(_) | Command::Schema(_) => {
             Err(Failure::Configuration(anyhow::anyhow!("the reverse proxy is not part of this version")))
         }
     }
 }
 
 /// `aralez connect`: the sidecar of one service.
-fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
+fn connect(options: ConnectOptions, standing: Standing, log: LogHandle) -> Result<(), Failure> {
     let ConnectOptions { selector, agent, default_policy, ready, scrape_path, process, notes } = options;
     for note in notes {
         tracing::warn!("{note}");
@@ -91,17 +101,17 @@ fn connect(options: ConnectOptions, log: LogHandle) -> Result<(), Failure> {
         .metrics
         .consul_last_success_from(move || timed.snapshot().into_iter().filter_map(|w| Some((w.name, w.last_success?))).collect());
     let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
-    serve(&process, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, stop| async move {
+    serve(&process, standing, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, _, stop| async move {
         consul::run(client, selector, default_policy, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
     })
 }
 
 /// `aralez dev`: a whole mesh in this process, on the embedded catalog.
-fn dev(options: DevOptions, log: LogHandle) -> Result<(), Failure> {
+fn dev(options: DevOptions, standing: Standing, log: LogHandle) -> Result<(), Failure> {
     let file = MeshFile::load(options.mesh.as_deref()).map_err(Failure::Configuration)?;
     let telemetry = Arc::new(Telemetry::start()?);
     let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-    serve(&options.process, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, stop| async move {
+    serve(&options.process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, _, stop| async move {
         let mesh = Mesh::prepare(file)?;
         println!("{}", mesh.plan());
         Ok(mesh.run(feed, stop).await?)
@@ -119,9 +129,10 @@ struct Outside {
 /// How the admin API asks for the state of the watches.
 type ShowWatches = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
+/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains. `source` also gets the wishes to reload.
 fn serve<S, F>(
     process: &ProcessOptions,
+    mut standing: Standing,
     outside: Outside,
     telemetry: Arc<Telemetry>,
     log: LogHandle,
@@ -129,16 +140,19 @@ fn serve<S, F>(
     source: S,
 ) -> Result<(), Failure>
 where
-    S: FnOnce(reconciler::Feed, CancellationToken) -> F,
+    S: FnOnce(reconciler::Feed, mpsc::Receiver<Reload>, CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
-    let mut data = Data::build(process.threads.get(), telemetry.clone())?;
+    let ProcessOptions { admin, settings } = process;
+    let mut data = Data::build(settings, standing.sockets.clone(), telemetry.clone())?;
+    let end = End { bindings: data.bindings.clone(), ..End::default() };
     let control = Builder::new_current_thread().enable_all().build().context("cannot start the control runtime")?;
     let outcome = control.block_on(async {
         let (publisher, subscriber) = snapshot::channel();
         let (feed, reconciler) = reconciler::channel();
-        let end = End::default();
-        end.follow_signals()?;
+        let (reloads, reload_wishes) = mpsc::channel(1);
+        let (log_file, can_hand_over) = (standing.log_file.clone(), standing.can_hand_over());
+        Signals { end: end.clone(), telemetry: telemetry.clone(), log_file, can_hand_over, reloads }.follow()?;
         let (bindings, guards) = (data.bindings.clone(), data.bindings.clone());
         let state = AdminState {
             snapshots: subscriber.clone(),
@@ -153,25 +167,32 @@ where
                 move || end.begin("POST /drain")
             }),
         };
-        start_admin(process.admin, outside.ready, state, &end.stop)?;
-        let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.stop.clone()));
+        start_admin(*admin, outside.ready, state, &standing.sockets, &end.alone)?;
+        let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.alone.clone()));
         tokio::spawn(count_reloads(subscriber.clone(), telemetry.clone()));
         tokio::spawn(reconciler.run(publisher, end.stop.clone()));
-        let mut source = std::pin::pin!(source(feed, end.stop.clone()));
-        let mut serving = std::pin::pin!(data.serve(subscriber, end.drain.clone(), process.grace));
+        let (snapshots, bindings) = (subscriber.clone(), data.bindings.clone());
+        let missing = move || [snapshots.status().missing.clone(), bindings.pending()].concat();
+        let mut source = std::pin::pin!(source(feed, reload_wishes, end.stop.clone()));
+        let mut serving = std::pin::pin!(data.serve(subscriber, end.drain.clone(), settings.grace));
+        let mut tending = std::pin::pin!(life::tend(&mut standing, &end, missing));
         let outcome = tokio::select! {
             // A source ends only when it cannot go on.
             ended = &mut source => ended,
             served = &mut serving => served.map_err(Failure::from),
+            failed = &mut tending => failed.map(|never| match never {}).map_err(Failure::from),
             () = end.now.cancelled() => Ok(()),
         };
+        end.alone.cancel();
         end.stop.cancel();
         // What was counted last is still sent.
         let _ = tokio::time::timeout(LAST_LINES, outlets).await;
         outcome
     });
+    let handed_over = end.bindings.is_handed_over();
     data.close();
     telemetry.access.flush(LAST_LINES);
+    standing.end(settings, handed_over);
     outcome
 }
 
@@ -186,15 +207,25 @@ async fn count_reloads(mut snapshots: Subscriber, telemetry: Arc<Telemetry>) {
 const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19000);
 
 /// Starts the admin listeners that are wanted.
-fn start_admin(admin: AdminBind, ready: Option<SocketAddr>, state: AdminState, stop: &CancellationToken) -> anyhow::Result<()> {
+fn start_admin(
+    admin: AdminBind,
+    ready: Option<SocketAddr>,
+    state: AdminState,
+    sockets: &Sockets,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listen = |address: SocketAddr| {
+        let socket = sockets.listen_for_good(&Bind { address: Address::Tcp(address), mode: None })?;
+        Admin::on(socket.into())
+    };
     let bind = |address: SocketAddr, flag: &str| {
-        Admin::bind(address).with_context(|| format!("cannot listen on {address} for the admin API; choose another address with {flag}"))
+        listen(address).with_context(|| format!("cannot listen on {address} for the admin API; choose another address with {flag}"))
     };
     let admin = match admin {
         AdminBind::Off => None,
         AdminBind::At(address) => Some(bind(address, "-admin-bind, or turn it off with -admin-bind off")?),
         // Several sidecars share a host, and none of them was told where: none of them may fail for it.
-        AdminBind::Usual => Some(Admin::bind(USUAL_ADMIN).or_else(|_| bind(SocketAddr::new(USUAL_ADMIN.ip(), 0), "-admin-bind"))?),
+        AdminBind::Usual => Some(listen(USUAL_ADMIN).or_else(|_| bind(SocketAddr::new(USUAL_ADMIN.ip(), 0), "-admin-bind"))?),
     };
     if let Some(admin) = admin {
         tracing::info!(address = %admin.address(), "admin API");
@@ -207,47 +238,6 @@ fn start_admin(admin: AdminBind, ready: Option<SocketAddr>, state: AdminState, s
     Ok(())
 }
 
-/// The ways this process ends.
-#[derive(Clone, Default)]
-struct End {
-    /// Set once it drains: not ready any more.
-    draining: Arc<AtomicBool>,
-    /// Begins the drain of the data plane.
-    drain: CancellationToken,
-    /// Ends the control plane, after the drain.
-    stop: CancellationToken,
-    /// Skips the drain.
-    now: CancellationToken,
-}
-
-impl End {
-    /// The first call begins the drain, a second one leaves at once.
-    fn begin(&self, why: &str) {
-        if self.draining.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{why} while draining: leaving at once");
-            return self.now.cancel();
-        }
-        tracing::info!("{why}: draining");
-        self.drain.cancel();
-    }
-
-    /// SIGTERM and SIGINT (Nomad's raw_exec sends the latter) both begin the drain.
-    fn follow_signals(&self) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot receive SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot receive SIGINT")?;
-        let end = self.clone();
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => end.begin("SIGTERM"),
-                    _ = interrupt.recv() => end.begin("SIGINT"),
-                }
-            }
-        });
-        Ok(())
-    }
-}
-
 /// The data plane of this process with its own runtime.
 struct Data {
     runtime: Runtime,
@@ -256,8 +246,9 @@ struct Data {
 }
 
 impl Data {
-    /// Builds the data plane with `threads` workers. Nothing listens yet.
-    fn build(threads: usize, telemetry: Arc<Telemetry>) -> anyhow::Result<Self> {
+    /// Builds the data plane, which will take its sockets from `sockets`. Nothing is accepted yet.
+    fn build(settings: &ProcessSettings, sockets: Arc<Sockets>, telemetry: Arc<Telemetry>) -> anyhow::Result<Self> {
+        let threads = settings.workers().get();
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("data").enable_all().build()?;
         let bindings = Arc::<Bindings>::default();
         let roots = NoRoots::new().context("cannot prepare TLS")?;
@@ -265,7 +256,7 @@ impl Data {
             let _inside = runtime.enter();
             Arc::new(proxy::plane(threads, roots.path(), telemetry.clone(), Patience::default()))
         };
-        let listeners = Listeners::new(plane, Workshop::new(telemetry), bindings.clone());
+        let listeners = Listeners::new(plane, Workshop::new(telemetry), sockets, bindings.clone());
         Ok(Self { runtime, bindings, listeners: Some(listeners) })
     }
 

@@ -15,6 +15,7 @@
 //! | [`telemetry`] | log set-up, metric names, the access log |
 //! | [`admin`] | the admin listener: live, ready, metrics, snapshot, log |
 //! | [`config`] | files that people write: `mesh.yaml` |
+//! | [`process`] | what the operating system sees: sockets, user, pid file, log file, hand-over, service manager |
 //! | [`cli`] | the command line |
 //! | [`app`] | the one place that knows every part: build, run, drain |
 //!
@@ -26,7 +27,7 @@
 //!
 //! # The import rule
 //! `model` ← `snapshot` ← { `control`, `proxy` } ← `app`; `explain` needs `model` alone. `control` and `proxy` never name each other; wire types of Consul
-//! stay in `control::consul`; Pingora stays in `proxy` and `app`; `telemetry` may be used by all. `tests/architecture.rs` keeps it.
+//! stay in `control::consul`; Pingora stays in `proxy` and `app`; `telemetry` and `process` may be used by all. `tests/architecture.rs` keeps it.
 
 pub mod admin;
 pub mod app;
@@ -35,6 +36,7 @@ pub mod config;
 pub mod control;
 pub mod explain;
 pub mod model;
+pub mod process;
 pub mod proxy;
 pub mod snapshot;
 pub mod telemetry;

@@ -1,11 +1,10 @@
-//! The program: parse, log, run.
+//! The program: parse, run.
 
 use std::process::ExitCode;
 
 use aralez::{
     app::{self, Failure},
-    cli::{self, Command},
-    telemetry::{self, log::Level},
+    cli,
 };
 
 #[global_allocator]
@@ -23,21 +22,7 @@ fn main() -> ExitCode {
             return ExitCode::from(exit.code);
         }
     };
-    let (level, json) = match &command {
-        Command::Connect(options) => (options.process.log_level, options.process.log_json),
-        Command::Dev(options) => (options.process.log_level, options.process.log_json),
-        // They tell what they found on standard output.
-        Command::Explain(_) | Command::Check(_) | Command::Schema(_) => (Level::Error, false),
-        Command::Serve(_) => (Level::Info, false),
-    };
-    let log = match telemetry::log::install(level, json) {
-        Ok(log) => log,
-        Err(why) => {
-            eprintln!("aralez: cannot set up the log: {why:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match app::run(command, log) {
+    match app::run(command) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("aralez: {failure}");

@@ -210,6 +210,18 @@ pub(super) struct Process {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, action = ArgAction::Set, value_parser = go_bool)]
     #[arg(default_value = "false", default_missing_value = "true", hide_default_value = true)]
     pub(super) log_json: bool,
+    /// File for the log instead of standard error; opened anew on SIGUSR1
+    #[arg(long, value_name = "FILE")]
+    pub(super) error_log: Option<PathBuf>,
+    /// File for the process id
+    #[arg(long, value_name = "FILE")]
+    pub(super) pid_file: Option<PathBuf>,
+    /// Unix socket on which a new process, started with -upgrade, takes the listeners over
+    #[arg(long, value_name = "PATH")]
+    pub(super) upgrade_sock: Option<PathBuf>,
+    /// Take the listeners over from the process that listens on -upgrade-sock
+    #[arg(short, long, requires = "upgrade_sock")]
+    pub(super) upgrade: bool,
 }
 
 /// The two default policies that can be stated.

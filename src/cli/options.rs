@@ -13,13 +13,12 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::{Exit, args};
 use crate::{
-    config::agent::{AgentConfig, ProxySelector},
+    config::{
+        agent::{AgentConfig, ProxySelector},
+        process::{DEFAULT_GRACE, ProcessSettings},
+    },
     model::intention::DefaultPolicy,
-    telemetry::log::Level,
 };
-
-/// How long open connections may go on after the first signal, if nothing else is said: consul-dataplane's default.
-const DEFAULT_GRACE: u32 = 30;
 
 /// Where Prometheus looks if nothing else is said.
 pub const SCRAPE_PATH: &str = "/metrics";
@@ -40,14 +39,8 @@ pub enum AdminBind {
 pub struct ProcessOptions {
     /// Where the admin API listens.
     pub admin: AdminBind,
-    /// Worker threads of the data plane.
-    pub threads: NonZeroUsize,
-    /// How long open connections may go on after SIGTERM.
-    pub grace: Duration,
-    /// How much is logged at first.
-    pub log_level: Level,
-    /// Log JSON lines rather than text.
-    pub log_json: bool,
+    /// How the process lives.
+    pub settings: ProcessSettings,
 }
 
 /// Options of `aralez serve`. How the process lives is said by the file; what stands here is added to it.
@@ -143,10 +136,17 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     let grace = or_env(process.shutdown_grace_period_seconds, "ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "a number of seconds", env)?;
     Ok(ProcessOptions {
         admin: admin_bind(process.admin_bind.as_deref())?,
-        threads: threads.unwrap_or(NonZeroUsize::MIN),
-        grace: Duration::from_secs(grace.unwrap_or(DEFAULT_GRACE).into()),
-        log_level: process.log_level,
-        log_json: process.log_json,
+        settings: ProcessSettings {
+            threads: threads.map_or(1, NonZeroUsize::get),
+            grace: grace.map_or(DEFAULT_GRACE, |seconds: u32| Duration::from_secs(seconds.into())),
+            pid_file: process.pid_file,
+            error_log: process.error_log,
+            upgrade_sock: process.upgrade_sock,
+            upgrade: process.upgrade,
+            log_level: process.log_level,
+            log_json: process.log_json,
+            ..ProcessSettings::default()
+        },
     })
 }
 

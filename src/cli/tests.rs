@@ -76,9 +76,9 @@ fn a_value_may_begin_with_a_dash() {
 
 #[test]
 fn go_switches_take_a_value_after_the_equals_sign_only() {
-    assert!(connect(&["-sidecar-for=web", "-log-json"]).process.log_json);
-    assert!(connect(&["-sidecar-for=web", "-log-json=T"]).process.log_json);
-    assert!(!connect(&["-sidecar-for=web", "-log-json=0"]).process.log_json);
+    assert!(connect(&["-sidecar-for=web", "-log-json"]).process.settings.log_json);
+    assert!(connect(&["-sidecar-for=web", "-log-json=T"]).process.settings.log_json);
+    assert!(!connect(&["-sidecar-for=web", "-log-json=0"]).process.settings.log_json);
     assert!(refusal(&["connect", "-sidecar-for=web", "-log-json=perhaps"], &[]).contains("neither true nor false"));
 }
 
@@ -131,15 +131,20 @@ fn the_agent_is_described_as_for_consul() {
 fn process_options_have_defaults_and_bounds() {
     let options = connect(&["-sidecar-for=web"]);
     assert_eq!(options.process.admin, AdminBind::Usual);
-    assert_eq!((options.process.threads.get(), options.process.grace), (1, Duration::from_secs(30)));
-    assert_eq!((options.process.log_level, options.process.log_json, options.ready), (Level::Info, false, None));
+    assert_eq!((options.process.settings.threads, options.process.settings.grace), (1, Duration::from_secs(30)));
+    assert_eq!((options.process.settings.log_level, options.process.settings.log_json, options.ready), (Level::Info, false, None));
 
     let env = [("ARALEZ_THREADS", "4"), ("ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "5")];
     let options = connect_with(&["-sidecar-for=web", "-log-level=WARNING", "-admin-bind", "off"], &env);
-    assert_eq!((options.process.threads.get(), options.process.grace), (4, Duration::from_secs(5)));
-    assert_eq!((options.process.log_level, options.process.admin), (Level::Warn, AdminBind::Off));
-    assert_eq!(connect_with(&["-sidecar-for=web", "-threads=2"], &env).process.threads.get(), 2);
+    assert_eq!((options.process.settings.threads, options.process.settings.grace), (4, Duration::from_secs(5)));
+    assert_eq!((options.process.settings.log_level, options.process.admin), (Level::Warn, AdminBind::Off));
+    assert_eq!(connect_with(&["-sidecar-for=web", "-threads=2"], &env).process.settings.threads, 2);
     assert_eq!(connect(&["-sidecar-for=web", "-admin-bind=[::1]:0"]).process.admin, AdminBind::At("[::1]:0".parse().unwrap()));
+
+    let files = ["-sidecar-for=web", "-pid-file=p", "-error-log", "e", "-upgrade-sock", "u", "-u"];
+    let settings = connect(&files).process.settings;
+    assert_eq!([settings.pid_file, settings.error_log, settings.upgrade_sock].map(Option::unwrap), ["p", "e", "u"].map(PathBuf::from));
+    assert!(settings.upgrade);
 
     let ready = connect(&["-sidecar-for=web", "-envoy-ready-bind-address=0.0.0.0", "-envoy-ready-bind-port", "20000"]).ready;
     assert_eq!(ready, Some(([0, 0, 0, 0], 20000).into()));
@@ -159,6 +164,7 @@ fn wrong_usage_is_one_line_that_says_what_to_do() {
         (&["connect", "-sidecar-fro", "web"], "--sidecar-for"),
         (&["connect", "-sidecar-for"], "--sidecar-for"),
         (&["connect", "-sidecar-for=web", "-threads=0"], "--threads"),
+        (&["connect", "-sidecar-for=web", "-u"], "--upgrade-sock"),
         (&["connect", "-sidecar-for=web", "-log-level=loud"], "trace, debug, info, warn, error"),
         (&["connect", "-sidecar-for=web", "-admin-bind=19000"], "localhost:port"),
         (&["connect", "-sidecar-for=web", "-admin-bind=localhost"], "localhost:port"),
@@ -251,7 +257,7 @@ fn files_can_be_checked_and_schemas_printed() {
 #[test]
 fn dev_takes_a_mesh_and_process_options() {
     let Ok(Command::Dev(options)) = parse_with(&["dev", "-threads", "2", "mesh.yaml", "-admin-bind", "127.0.0.1:0"], &[]) else { panic!() };
-    assert_eq!((options.mesh, options.process.threads.get()), (Some("mesh.yaml".into()), 2));
+    assert_eq!((options.mesh, options.process.settings.threads), (Some("mesh.yaml".into()), 2));
     assert_eq!(options.process.admin, AdminBind::At(([127, 0, 0, 1], 0).into()));
     let Ok(Command::Dev(options)) = parse_with(&["dev"], &[]) else { panic!() };
     assert_eq!(options.mesh, None);

@@ -3,6 +3,7 @@
 mod raw;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,6 +11,7 @@ use std::{
 
 use self::raw::RawMain;
 use super::{
+    acme::AcmeSettings,
     fault::{Check, Faults},
     process::ProcessSettings,
     read,
@@ -45,6 +47,10 @@ pub struct MainFile {
     pub api: ApiSettings,
     /// What `healthcheck: true` means.
     pub health: HealthDefaults,
+    /// Certificates from an ACME server.
+    pub acme: Option<AcmeSettings>,
+    /// Whom to ask for the addresses of servers' names; empty is whom the system asks.
+    pub dns_servers: Vec<SocketAddr>,
     /// Most idle connections to servers that are kept (`upstream_keepalive_pool_size`).
     pub keepalive_pool: usize,
 }
@@ -166,6 +172,8 @@ impl Checker<'_> {
             upstreams: upstreams?,
             api,
             health,
+            acme: None,
+            dns_servers: Vec::new(),
             keepalive_pool: raw.upstream_keepalive_pool_size.map_or(128, |at| at.value.0 as usize),
         })
     }

@@ -335,7 +335,7 @@ intentions:
 default_intention_policy: maybe
 ";
         let faults = MeshFile::parse(text).unwrap_err();
-        let told: Vec<String> = faults.0.iter().map(Fault::to_string).collect();
+        let told: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
         let expected = [
             "2:11: \"Web\" is no service name",
             "3:15: \"smtp\" is no protocol",

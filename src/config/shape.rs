@@ -70,13 +70,13 @@ macro_rules! section {
         impl $crate::config::shape::Section for $name {
             fn keys(all: &mut Vec<$crate::config::shape::Spelling>) {
                 $(<$section as $crate::config::shape::Section>::keys(all);)*
-                $(all.push((stringify!($key), &[$($($alias),+)?]));)*
+                $(all.push((stringify!($key).trim_start_matches("r#"), &[$($($alias),+)?]));)*
             }
 
             fn take(found: &$crate::config::shape::Found<'_>, check: &mut $crate::config::fault::Check) -> Self {
                 Self {
                     $($part: $crate::config::shape::Section::take(found, check),)*
-                    $($key: found.get(stringify!($key)).and_then(|node| $crate::config::shape::At::read(node, check)),)*
+                    $($key: found.get(stringify!($key).trim_start_matches("r#")).and_then(|node| $crate::config::shape::At::read(node, check)),)*
                 }
             }
         }

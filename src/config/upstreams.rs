@@ -7,14 +7,11 @@ mod policy;
 mod raw;
 mod route;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use self::{hosts::Table, policy::Policy, raw::RawFile};
 use super::{
+    agent::AgentConfig,
     fault::{Check, Faults, Place},
     main_file::MainFile,
     shape::Shape,
@@ -27,6 +24,8 @@ use crate::model::ingress::Routing;
 pub struct Upstreams {
     /// Which request goes where.
     pub routing: Routing,
+    /// The agents that Consul services are asked of; the first that answers is used.
+    pub consul: Vec<AgentConfig>,
 }
 
 /// The files that make up the routes: `upstreams.yaml` first, then `conf.d/*.yaml` beside it, sorted. The folder need not be there.
@@ -103,5 +102,39 @@ fn parse_in(files: &[(PathBuf, String)], main: &MainFile, env: Environment) -> R
     let Some((raw, path)) = first else { return check.finish(Upstreams::default()) };
     let globals = Policy::global(&raw, main, &path, &mut check);
     let routing = table.routing(&globals, &mut check);
-    check.finish(Upstreams { routing })
+    if let Some(provider) = raw.provider.filter(|at| at.value != "file") {
+        check.fault(&provider.place, format!("the provider {:?} is not there yet", provider.value), "use file");
+    }
+    check.finish(Upstreams { routing, consul: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canonical_shape_makes_a_route_of_each_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("main.yaml");
+        fs::write(&path, "proxy_address_http: 127.0.0.1:0\nupstreams_conf: upstreams.yaml\n").unwrap();
+        let text = r#"
+provider: file
+sticky_sessions: true
+rate_limit: 100
+headers: ["X-Frame-Options: DENY"]
+authorization: {type: basic, creds: "root:toor"}
+upstreams:
+  "shop.example":
+    paths:
+      "/":    {servers: ["127.0.0.1:8000", "127.0.0.1:8001"]}
+      "/api": {servers: ["127.0.0.1:9000"], rate_limit: 20, headers: ["X-Api: 1"], authorization: {type: apikey, creds: "k-1"}, healthcheck: false}
+"#;
+        fs::write(folder.path().join("upstreams.yaml"), text).unwrap();
+        let main = MainFile::load(&path).unwrap();
+        let upstreams = load(&main).unwrap();
+        let names: Vec<&str> = upstreams.routing.routes.iter().map(|route| &*route.route.name).collect();
+        assert_eq!(names, ["shop.example/", "shop.example/api"]);
+        let pools: Vec<bool> = upstreams.routing.pools.iter().map(|pool| pool.health.is_some()).collect();
+        assert_eq!(pools, [true, false]);
+    }
 }

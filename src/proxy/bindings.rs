@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, io,
+    os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -17,9 +18,13 @@ use tokio::sync::watch;
 
 use super::{
     guard::{Ejected, breaker::Load},
+    listeners::Acceptor,
     live::Live,
 };
-use crate::model::{cluster::TargetId, listener::ListenerKey};
+use crate::model::{
+    cluster::TargetId,
+    listener::{Address, ListenerKey},
+};
 
 /// How far the listeners are behind the snapshot, and what lives in those that are up; shared with the admin API.
 #[derive(Default)]
@@ -31,7 +36,17 @@ pub struct Bindings {
     /// Listeners that could not be brought up, with the reason.
     pub(super) unbound: Mutex<BTreeMap<ListenerKey, String>>,
     /// Those that are up.
-    pub(super) up: Mutex<BTreeMap<ListenerKey, Arc<ArcSwap<Live>>>>,
+    pub(super) up: Mutex<BTreeMap<ListenerKey, Up>>,
+    /// Another process accepts on the sockets.
+    handed_over: AtomicBool,
+}
+
+/// A listener that is up.
+pub(super) struct Up {
+    pub(super) live: Arc<ArcSwap<Live>>,
+    pub(super) address: Address,
+    /// Gone once it does not accept any more.
+    pub(super) socket: Weak<Acceptor>,
 }
 
 /// What a cluster has in flight, and which of its endpoints are left out.
@@ -58,9 +73,29 @@ impl Bindings {
         let _ = self.applied.subscribe().wait_for(|applied| *applied >= generation).await;
     }
 
+    /// Copies of the sockets that accept, with the addresses that the snapshot has for them.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn sockets(&self) -> io::Result<Vec<(Address, OwnedFd)>> {
+        let up = self.up.lock();
+        let accepting = up.values().filter_map(|up| Some((up.address.clone(), up.socket.upgrade()?)));
+        accepting.map(|(address, socket)| Ok((address, socket.copy()?))).collect()
+    }
+
+    /// Another process accepts on copies of these sockets from now on: what ends here leaves them and their files alone.
+    pub fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
+    }
+
+    /// Whether another process accepts on these sockets.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
+    }
+
     /// How a listener's cluster fares; `None` for what is no upstream, or not up.
     pub fn protection(&self, listener: &ListenerKey, target: &TargetId) -> Option<Protection> {
-        let live = self.up.lock().get(listener)?.load_full();
+        let live = self.up.lock().get(listener)?.live.load_full();
         let state = &live.all_clusters().iter().find(|cluster| cluster.cluster.target == *target)?.state;
         Some(Protection { load: state.breaker.load(), ejected: state.view(Instant::now()) })
     }

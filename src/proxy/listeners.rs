@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::Path,
+    io, net,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix,
+    },
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,29 +16,31 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    net::{TcpListener, TcpSocket, UnixListener},
+    net::{TcpListener, UnixListener},
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    bindings::Bindings,
+    bindings::{Bindings, Up},
     connection::Socket,
     live::{Live, Workshop},
     serve::{Plane, serve},
 };
 use crate::{
     model::listener::{Address, Bind, Listener, ListenerKey, Role},
+    process::sockets::{Sockets, remove_file},
     snapshot::{Snapshot, Subscriber},
 };
 
-/// Connections that the kernel keeps for us before we accept them.
-const BACKLOG: u32 = 4096;
 /// How soon a listener that could not be bound is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a removed listener's connections may go on.
 const REMOVED_GRACE: Duration = Duration::from_secs(30);
+/// How long idle connections are kept after a hand-over: a client that uses its connection meanwhile gets its answer, and `Connection: close` with it,
+/// rather than a connection that ends under its request.
+const HANDED_OVER_IDLE: Duration = Duration::from_secs(5);
 
 /// What a connection knows of its listener's life.
 #[derive(Clone)]
@@ -45,6 +49,8 @@ pub struct Turn {
     pub drain: watch::Receiver<bool>,
     /// The same, for a look without a lock.
     pub draining: Arc<AtomicBool>,
+    /// Cancelled when a connection on which nothing is in flight is to end.
+    pub leave: CancellationToken,
     /// Counts the listener's changes.
     pub changed: watch::Receiver<u64>,
 }
@@ -57,18 +63,27 @@ struct Running {
     changed: watch::Sender<u64>,
     drain: watch::Sender<bool>,
     draining: Arc<AtomicBool>,
+    leave: CancellationToken,
     accepting: CancellationToken,
+    /// Gone when accepting has ended.
+    socket: Weak<Acceptor>,
     kill: CancellationToken,
     connections: TaskTracker,
 }
 
 impl Running {
-    /// Stops accepting, and asks connections to end after what is in flight.
-    fn retire(&self) {
+    /// Stops accepting, and asks connections to end after their next answer.
+    fn wind_down(&self) {
         self.accepting.cancel();
         self.draining.store(true, Ordering::Relaxed);
         self.drain.send_replace(true);
         self.connections.close();
+    }
+
+    /// Stops accepting, and asks connections to end after what is in flight.
+    fn retire(&self) {
+        self.wind_down();
+        self.leave.cancel();
     }
 }
 
@@ -76,18 +91,20 @@ impl Running {
 pub struct Listeners {
     plane: Arc<Plane>,
     workshop: Workshop,
+    sockets: Arc<Sockets>,
     running: BTreeMap<ListenerKey, Running>,
     bindings: Arc<Bindings>,
 }
 
 impl Listeners {
-    /// No listeners yet; how they are doing is told in `bindings`.
-    pub fn new(plane: Arc<Plane>, workshop: Workshop, bindings: Arc<Bindings>) -> Self {
-        Self { plane, workshop, running: BTreeMap::new(), bindings }
+    /// No listeners yet; they take their sockets from `sockets`, and how they are doing is told in `bindings`.
+    pub fn new(plane: Arc<Plane>, workshop: Workshop, sockets: Arc<Sockets>, bindings: Arc<Bindings>) -> Self {
+        Self { plane, workshop, sockets, running: BTreeMap::new(), bindings }
     }
 
     /// Follows the snapshots until `shutdown`; then drains: inbound first, while outbound keeps accepting until inbound is idle, so that
-    /// the app can finish its calls; all within `grace`. What is left after that is cut.
+    /// the app can finish its calls; all within `grace`. What is left after that is cut. If another process has the sockets by then
+    /// ([`Bindings::hand_over`]), nothing is accepted from the start.
     pub async fn run(mut self, mut snapshots: Subscriber, shutdown: CancellationToken, grace: Duration) {
         let mut current = snapshots.current();
         self.reconcile(&current, false);
@@ -106,6 +123,39 @@ impl Listeners {
             }
         }
         let deadline = Instant::now() + grace;
+        if self.bindings.is_handed_over() {
+            self.wind_down(deadline).await;
+        } else {
+            self.drain_inbound(&mut snapshots, deadline).await;
+        }
+        self.running.values().for_each(Running::retire);
+        for running in self.running.values() {
+            tokio::select! {
+                () = running.connections.wait() => {}
+                () = sleep_until(deadline) => running.kill.cancel(),
+            }
+            if !self.bindings.is_handed_over() {
+                remove_file(&running.bind.address);
+            }
+        }
+    }
+
+    /// Gives the connections a while to end by themselves: the other process has the next ones.
+    async fn wind_down(&self, deadline: Instant) {
+        self.running.values().for_each(Running::wind_down);
+        let idle = async {
+            for running in self.running.values() {
+                running.connections.wait().await;
+            }
+        };
+        tokio::select! {
+            () = idle => {}
+            () = sleep_until(deadline.min(Instant::now() + HANDED_OVER_IDLE)) => {}
+        }
+    }
+
+    /// Drains the inbound listeners, while the others follow the snapshots.
+    async fn drain_inbound(&mut self, snapshots: &mut Subscriber, deadline: Instant) {
         let inbound: Vec<TaskTracker> = self.running.values().filter(|r| r.inbound).map(|r| r.connections.clone()).collect();
         self.running.values().filter(|r| r.inbound).for_each(Running::retire);
         let idle = async {
@@ -120,14 +170,6 @@ impl Listeners {
                 () = sleep_until(deadline) => break,
                 Some(next) = snapshots.next() => self.reconcile(&next, true),
             }
-        }
-        self.running.values().for_each(Running::retire);
-        for running in self.running.values() {
-            tokio::select! {
-                () = running.connections.wait() => {}
-                () = sleep_until(deadline) => running.kill.cancel(),
-            }
-            remove_socket(&running.bind);
         }
     }
 
@@ -169,8 +211,12 @@ impl Listeners {
         if !wanted.is_empty() {
             self.bindings.started.store(true, Ordering::Release);
         }
+        let up = |running: &Running| {
+            let (live, address) = (running.live.clone(), running.bind.address.clone());
+            Up { live, address, socket: running.socket.clone() }
+        };
         self.bindings.applied.send_replace(snapshot.generation);
-        *self.bindings.up.lock() = self.running.iter().map(|(key, running)| (key.clone(), running.live.clone())).collect();
+        *self.bindings.up.lock() = self.running.iter().map(|(key, running)| (key.clone(), up(running))).collect();
         self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.as_ref().is_some_and(|identity| identity.epoch == epoch)));
     }
 
@@ -207,7 +253,8 @@ impl Listeners {
 
     fn add(&mut self, key: &ListenerKey, listener: &Arc<Listener>) -> Result<(), String> {
         let live = self.workshop.make(listener, None)?;
-        let acceptor = Acceptor::bind(&listener.bind).map_err(|why| format!("{}: {why}", listener.bind.address))?;
+        let socket = self.sockets.listen(&listener.bind).and_then(|socket| Acceptor::on(socket, &listener.bind.address));
+        let acceptor = Arc::new(socket.map_err(|why| format!("{}: {why}", listener.bind.address))?);
         tracing::info!(listener = %key, address = %listener.bind.address, protocol = listener.protocol.as_str(), "listening");
         let running = Running {
             bind: listener.bind.clone(),
@@ -216,7 +263,9 @@ impl Listeners {
             changed: watch::Sender::new(0),
             drain: watch::Sender::new(false),
             draining: Arc::default(),
+            leave: CancellationToken::new(),
             accepting: CancellationToken::new(),
+            socket: Arc::downgrade(&acceptor),
             kill: CancellationToken::new(),
             connections: TaskTracker::new(),
         };
@@ -228,7 +277,7 @@ impl Listeners {
 
 /// Retires a removed listener and cuts what is left of it after a while.
 fn remove(running: Running) {
-    remove_socket(&running.bind);
+    remove_file(&running.bind.address);
     running.retire();
     tokio::spawn(async move {
         tokio::select! {
@@ -252,7 +301,7 @@ impl Door {
         let (drain, changed) = (running.drain.subscribe(), running.changed.subscribe());
         Self {
             live: running.live.clone(),
-            turn: Turn { drain, draining: running.draining.clone(), changed },
+            turn: Turn { drain, draining: running.draining.clone(), leave: running.leave.clone(), changed },
             accepting: running.accepting.clone(),
             kill: running.kill.clone(),
             connections: running.connections.clone(),
@@ -260,28 +309,33 @@ impl Door {
     }
 }
 
-enum Acceptor {
+/// A socket that listens, on the runtime.
+pub(super) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Acceptor {
-    fn bind(bind: &Bind) -> io::Result<Self> {
-        match &bind.address {
-            Address::Tcp(address) => {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                socket.set_reuseaddr(true)?;
-                socket.bind(*address)?;
-                Ok(Self::Tcp(socket.listen(BACKLOG)?))
+    fn on(socket: OwnedFd, address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(_) => {
+                let listener = net::TcpListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(TcpListener::from_std(listener)?))
             }
-            Address::Unix(path) => {
-                remove_stale(path)?;
-                let listener = UnixListener::bind(path)?;
-                if let Some(mode) = bind.mode {
-                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-                }
-                Ok(Self::Unix(listener))
+            Address::Unix(_) => {
+                let listener = unix::net::UnixListener::from(socket);
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(UnixListener::from_std(listener)?))
             }
+        }
+    }
+
+    /// A copy of the socket.
+    pub(super) fn copy(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Self::Unix(listener) => listener.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -297,27 +351,8 @@ impl Acceptor {
     }
 }
 
-/// Removes a socket file that an earlier process left behind; one that still answers is in use.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket")),
-            Err(_) => std::fs::remove_file(path),
-        },
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is in the way")),
-        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(why) => Err(why),
-    }
-}
-
-fn remove_socket(bind: &Bind) {
-    if let Address::Unix(path) = &bind.address {
-        let _ = std::fs::remove_file(path);
-    }
-}
-
 /// The accept loop of one listener.
-async fn accept(acceptor: Acceptor, plane: Arc<Plane>, door: Door) {
+async fn accept(acceptor: Arc<Acceptor>, plane: Arc<Plane>, door: Door) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let accepted = tokio::select! {

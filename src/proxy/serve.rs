@@ -108,11 +108,10 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
         let cut = no_longer_allowed(&context, turn.changed.clone(), true);
         return tcp::serve(connection, context.clone(), &plane.telemetry, cut).await;
     }
-    let mut drain = turn.drain.clone();
     let spoken = tokio::select! {
         biased;
         spoken = connection.sniff(KEEP_ALIVE) => spoken,
-        _ = drain.wait_for(|drain| *drain) => Spoken::Nothing,
+        () = turn.leave.cancelled() => Spoken::Nothing,
     };
     let cut = async {
         no_longer_allowed(&context, turn.changed.clone(), is_allowed(&context)).await;
@@ -133,7 +132,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
 async fn speak(plane: &Plane, connection: Connection, spoken: Spoken, turn: &Turn) {
     match spoken {
         Spoken::Nothing => {}
-        Spoken::Http1 => http1(plane, Box::new(connection), &turn.drain).await,
+        Spoken::Http1 => http1(plane, Box::new(connection), turn).await,
         Spoken::Http2 => {
             plane.http.process_new(Box::new(connection), &turn.drain).await;
         }
@@ -192,8 +191,7 @@ fn is_allowed(context: &Context) -> bool {
 }
 
 /// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
-async fn http1(plane: &Plane, mut connection: Box<Connection>, drain: &watch::Receiver<bool>) {
-    let mut drain = drain.clone();
+async fn http1(plane: &Plane, mut connection: Box<Connection>, turn: &Turn) {
     connection.read_ahead();
     let mut settings: Option<HttpPersistentSettings> = None;
     loop {
@@ -207,16 +205,16 @@ async fn http1(plane: &Plane, mut connection: Box<Connection>, drain: &watch::Re
             Some(settings) => settings.apply_to_session(&mut session),
             None => session.set_keepalive(Some(KEEP_ALIVE.as_secs())),
         }
-        let Some(reused) = plane.http.process_new_http(session, &drain).await else { return };
+        let Some(reused) = plane.http.process_new_http(session, &turn.drain).await else { return };
         let (next, persistent) = reused.consume();
         settings = persistent;
         let Ok(next) = next.into_any().downcast::<Connection>() else { return };
         connection = next;
-        // A request that is in the buffer already is served even when the drain has begun.
+        // A request that is in the buffer already is served even when the connection is to end.
         let more = tokio::select! {
             biased;
             more = timeout(KEEP_ALIVE, connection.readable()) => more.unwrap_or(false),
-            _ = drain.wait_for(|drain| *drain) => false,
+            () = turn.leave.cancelled() => false,
         };
         if !more {
             return connection.end(Head::Gone).await;

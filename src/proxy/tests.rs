@@ -74,7 +74,7 @@ impl Mesh {
         std::fs::write(roots.path(), ca.root_pem()).unwrap();
         let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), patience));
         let shutdown = CancellationToken::new();
-        let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default());
+        let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), Arc::default());
         let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));
         let mut mesh = Self {
             ca,

@@ -42,6 +42,8 @@ enum Message {
     Line(Arc<AccessLog>, Vec<u8>),
     /// Answer once everything before this is written.
     Flush(SyncSender<()>),
+    /// Open every file anew.
+    Reopen,
 }
 
 impl AccessLogger {
@@ -79,6 +81,12 @@ impl AccessLogger {
         if record.listener.access_log.refused {
             self.log(record);
         }
+    }
+
+    /// Opens the files anew before the next line: log rotation moves them away. Where the queue is full this is left out, for a file that was moved
+    /// is noticed within a second anyway.
+    pub fn reopen(&self) {
+        let _ = self.queue.try_send(Message::Reopen);
     }
 
     /// Waits, blocking the thread, until everything logged before is written; `false` when that takes longer than `limit`.

@@ -113,15 +113,15 @@ impl LogHandle {
     }
 }
 
-/// Sets up the log of the process.
+/// Sets up the log of the process, with colours if it goes to a terminal and will not be sent to a file later.
 ///
 /// # Errors
 /// When a log is set up already.
-pub fn install(level: Level, json: bool) -> anyhow::Result<LogHandle> {
+pub fn install(level: Level, json: bool, to_file: bool) -> anyhow::Result<LogHandle> {
     // The bridge from the `log` crate, by which Pingora speaks, takes its bound from the filter at this moment and keeps it:
     // `warn`, so that Pingora's debug lines on the hot path cost one comparison and no more.
     let (filter, handle) = filter(Level::Warn);
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(!to_file && std::io::stderr().is_terminal());
     let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
     tracing_subscriber::registry().with(filter).with(format).try_init()?;
     handle.set(level)?;

@@ -2,7 +2,7 @@
 
 use crate::config::{
     fault::Check,
-    shape::{At, Entries, Section, Shape, Time, Within, integer, mismatch, section},
+    shape::{At, Entries, Shape, Time, Within, integer, mismatch, section},
     tree::{Kind, Node},
 };
 

@@ -66,6 +66,10 @@ impl Writer {
                         // The one who asked may have stopped waiting.
                         let _ = done.send(());
                     }
+                    Message::Reopen => {
+                        self.flush(dropped);
+                        self.open.clear();
+                    }
                 }
             }
             self.flush(dropped);

@@ -12,11 +12,13 @@ pub fn system_roots() -> Arc<Box<[X509]>> {
     if let Some(roots) = &*roots {
         return roots.clone();
     }
-    let file = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"];
-    let places = file.into_iter().chain(known.map(PathBuf::from));
-    let read = places.filter_map(|path| std::fs::read(path).ok()).find_map(|pem| X509::stack_from_pem(&pem).ok());
+    let usual = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"];
+    let places = std::env::var_os("SSL_CERT_FILE").map_or_else(|| usual.map(PathBuf::from).to_vec(), |file| vec![file.into()]);
+    let read = places.iter().filter_map(|path| std::fs::read(path).ok()).find_map(|pem| X509::stack_from_pem(&pem).ok());
     let loaded = Arc::new(read.unwrap_or_default().into_boxed_slice());
+    if loaded.is_empty() {
+        tracing::error!("no root certificates in {places:?}: servers are refused unless tls_ca names whom to trust");
+    }
     *roots = Some(loaded.clone());
     loaded
 }

@@ -25,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("pingora", &["proxy", "app"]),
     ("consul_api_types", &["control/consul"]),
-    ("reqwest", &["control/consul", "control/ingress"]),
+    ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth"]),
     ("axum", &["admin", "control/embedded"]),
 ];
 

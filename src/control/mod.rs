@@ -7,6 +7,7 @@ pub mod consul;
 mod dns;
 pub mod embedded;
 pub mod ingress;
+mod keys;
 pub mod reconciler;
 pub mod watches;
 

@@ -30,11 +30,12 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());
-        let known = watches.clone();
+        let (known, metrics) = (watches.clone(), telemetry.clone());
         let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
         serve(&process, standing, outside, telemetry, log, shown, |feed, _, stop| async move {
             let feed = feed.ingress();
             let mut pools = Pools::new(feed.clone(), Settings::default(), known);
+            metrics.metrics.server_health_from(pools.health());
             ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &feed).await;
             stop.cancelled().await;
             Ok(())

@@ -68,7 +68,7 @@ fn target(n: usize) -> Target {
 
 fn endpoint(n: usize) -> Arc<Endpoint> {
     let address = Address::Tcp(SocketAddr::from(([10, (n >> 16) as u8, (n >> 8) as u8, n as u8], 21_000)));
-    Arc::new(Endpoint { id: format!("node/{n}").into(), address, weight: 1, health: Health::Passing })
+    Arc::new(Endpoint { id: format!("node/{n}").into(), address, weight: 1, health: Health::Passing, dial: None })
 }
 
 /// A sidecar with so many upstreams, each with so many endpoints.
@@ -114,7 +114,7 @@ fn inputs(upstreams: usize, endpoints: usize) -> Inputs {
         upstreams: (0..upstreams).map(known).collect(),
         ..SidecarInputs::default()
     };
-    BTreeMap::from([(ID.into(), sidecar)])
+    Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar)]), ingress: None }
 }
 
 fn compiled(inputs: &Inputs, last: &Snapshot) -> Snapshot {
@@ -128,7 +128,7 @@ fn compiled(inputs: &Inputs, last: &Snapshot) -> Snapshot {
 fn an_endpoint_changed(bencher: Bencher, endpoints: usize) {
     let mut inputs = inputs(1, endpoints);
     let last = compiled(&inputs, &Snapshot::default());
-    let known = inputs.get_mut(ID).unwrap().upstreams.values_mut().next().unwrap();
+    let known = inputs.sidecars.get_mut(ID).unwrap().upstreams.values_mut().next().unwrap();
     let changed: Arc<[Arc<Endpoint>]> = (0..endpoints - 1).map(endpoint).chain([endpoint(endpoints)]).collect();
     known.endpoints.insert(target(0).id, changed);
     bencher.bench_local(|| compiled(black_box(&inputs), &last));

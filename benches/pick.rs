@@ -61,6 +61,7 @@ fn endpoints(count: usize, weight: impl Fn(u32) -> u32) -> Arc<[Arc<Endpoint>]> 
         address: address(number),
         weight: weight(number),
         health: Health::Passing,
+        dial: None,
     };
     (0..).take(count).map(endpoint).map(Arc::new).collect()
 }

@@ -24,7 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("pingora", &["proxy", "app"]),
     ("consul_api_types", &["control/consul"]),
-    ("reqwest", &["control/consul"]),
+    ("reqwest", &["control/consul", "control/ingress"]),
     ("axum", &["admin", "control/embedded"]),
 ];
 

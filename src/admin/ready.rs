@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +15,7 @@ use axum::{
 use serde::Serialize;
 
 use super::AdminState;
-use crate::snapshot::Snapshot;
+use crate::{model::listener::Listener, snapshot::Snapshot};
 
 /// The body of a 503.
 #[derive(Debug, Serialize)]
@@ -44,6 +44,7 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
 
 /// The sidecars whose leaf is not valid at `now` (seconds since the Unix epoch), each said once.
 fn expired(snapshot: &Snapshot, now: i64) -> BTreeSet<String> {
-    let expired = snapshot.listeners.values().filter(|listener| listener.identity.leaf.not_after <= now);
+    let is_expired = |listener: &&Arc<Listener>| listener.identity.as_ref().is_some_and(|identity| identity.leaf.not_after <= now);
+    let expired = snapshot.listeners.values().filter(is_expired);
     expired.map(|listener| format!("{}: valid leaf", listener.key.sidecar)).collect()
 }

@@ -145,7 +145,7 @@ fn incomplete(subscriber: &Subscriber, watches: &Watches, patience: Duration) ->
 fn outbound(snapshot: &Snapshot, wanted: Option<&str>, request: &Request, json: bool) -> Result<bool, Failure> {
     let upstreams = snapshot.listeners.values().filter_map(|listener| match &listener.role {
         Role::Upstream(upstream) => Some((listener, upstream)),
-        Role::Inbound(_) | Role::Exposed(_) => None,
+        Role::Inbound(_) | Role::Exposed(_) | Role::Ingress(_) => None,
     });
     let is_wanted = |upstream: &Upstream| wanted.is_none_or(|name| *upstream.destination.name == *name);
     let chosen: Vec<_> = upstreams.filter(|(_, upstream)| is_wanted(upstream)).collect();

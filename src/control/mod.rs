@@ -5,6 +5,7 @@
 
 pub mod consul;
 pub mod embedded;
+pub mod ingress;
 pub mod reconciler;
 pub mod watches;
 

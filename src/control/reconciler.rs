@@ -1,5 +1,7 @@
 //! The one owner of the inputs: gathers changes, compiles, publishes, and says what is missing or wrong.
 
+mod ingress;
+
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
@@ -7,12 +9,13 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+pub use self::ingress::{IngressChange, IngressFeed};
 use crate::{
     model::{
         cluster::{Endpoint, TargetId},
@@ -90,18 +93,34 @@ pub enum Change {
     },
 }
 
+/// What the queue carries.
+#[derive(Debug)]
+enum Fed {
+    /// A change of a sidecar, by its proxy id.
+    Sidecar(Arc<str>, Change),
+    /// A change of the reverse proxy.
+    Ingress(IngressChange),
+    /// Tells the generation that holds all that was fed before.
+    Mark(oneshot::Sender<u64>),
+}
+
 /// Where sources bring their changes; cheap to clone.
 ///
 /// The queue has no bound: each watch limits its own rate, and the reconciler never waits for anything but this queue.
 #[derive(Clone, Debug)]
 pub struct Feed {
-    changes: mpsc::UnboundedSender<(Arc<str>, Change)>,
+    changes: mpsc::UnboundedSender<Fed>,
 }
 
 impl Feed {
     /// The feed of one sidecar, by its proxy id.
     pub fn sidecar(&self, id: impl Into<Arc<str>>) -> SidecarFeed {
         SidecarFeed { id: id.into(), feed: self.clone() }
+    }
+
+    /// The feed of the reverse proxy.
+    pub fn ingress(&self) -> IngressFeed {
+        IngressFeed { changes: self.changes.clone() }
     }
 }
 
@@ -115,14 +134,16 @@ pub struct SidecarFeed {
 impl SidecarFeed {
     /// Hands over a change. Once the reconciler has ended, changes go nowhere: the process is shutting down.
     pub fn send(&self, change: Change) {
-        let _ = self.feed.changes.send((self.id.clone(), change));
+        let _ = self.feed.changes.send(Fed::Sidecar(self.id.clone(), change));
     }
 }
 
 /// Owns the inputs; made by [`channel`], driven by [`Reconciler::run`].
 #[derive(Debug)]
 pub struct Reconciler {
-    changes: mpsc::UnboundedReceiver<(Arc<str>, Change)>,
+    changes: mpsc::UnboundedReceiver<Fed>,
+    /// Who waits for what was fed so far to be published.
+    marks: Vec<oneshot::Sender<u64>>,
     inputs: Inputs,
     known_problems: HashSet<Problem>,
 }
@@ -130,7 +151,10 @@ pub struct Reconciler {
 /// A feed and the reconciler that it feeds.
 pub fn channel() -> (Feed, Reconciler) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    (Feed { changes: sender }, Reconciler { changes: receiver, inputs: Inputs::new(), known_problems: HashSet::new() })
+    (
+        Feed { changes: sender },
+        Reconciler { changes: receiver, marks: Vec::new(), inputs: Inputs::default(), known_problems: HashSet::new() },
+    )
 }
 
 impl Reconciler {
@@ -138,8 +162,8 @@ impl Reconciler {
     ///
     /// A snapshot is published only when something in it differs from the last one.
     pub async fn run(mut self, publisher: Publisher, shutdown: CancellationToken) {
-        while let Some(Some((id, change))) = shutdown.run_until_cancelled(self.changes.recv()).await {
-            apply(&mut self.inputs, id, change);
+        while let Some(Some(fed)) = shutdown.run_until_cancelled(self.changes.recv()).await {
+            self.apply(fed);
             self.gather().await;
             self.publish(&publisher);
         }
@@ -148,11 +172,19 @@ impl Reconciler {
     /// Applies what follows closely, so that a burst makes one snapshot.
     async fn gather(&mut self) {
         let end = Instant::now() + LONGEST_BURST;
-        while let Ok(Some((id, change))) = timeout_at(end.min(Instant::now() + QUIET), self.changes.recv()).await {
-            apply(&mut self.inputs, id, change);
+        while let Ok(Some(fed)) = timeout_at(end.min(Instant::now() + QUIET), self.changes.recv()).await {
+            self.apply(fed);
             if Instant::now() >= end {
                 return;
             }
+        }
+    }
+
+    fn apply(&mut self, fed: Fed) {
+        match fed {
+            Fed::Sidecar(id, change) => apply(&mut self.inputs, id, change),
+            Fed::Ingress(change) => ingress::apply(self.inputs.ingress.get_or_insert_default(), change),
+            Fed::Mark(done) => self.marks.push(done),
         }
     }
 
@@ -165,6 +197,10 @@ impl Reconciler {
         }
         // After the snapshot: who sees "nothing is missing" must find it there.
         publisher.report(Status { missing: compiled.missing });
+        for done in self.marks.drain(..) {
+            // Whoever no longer waits does not need to know.
+            let _ = done.send(publisher.current().generation);
+        }
     }
 
     /// Logs each problem when it appears and when it goes, never in between.
@@ -190,10 +226,10 @@ fn differs(new: &Snapshot, last: &Snapshot) -> bool {
 
 fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
     if let Change::Forget = change {
-        inputs.remove(&id);
+        inputs.sidecars.remove(&id);
         return;
     }
-    let sidecar = inputs.entry(id).or_default();
+    let sidecar = inputs.sidecars.entry(id).or_default();
     match change {
         Change::Forget => {}
         Change::Registration(registration) => register(sidecar, registration),
@@ -422,11 +458,11 @@ mod tests {
     }
 
     fn applied(changes: Vec<Change>) -> SidecarInputs {
-        let mut inputs = Inputs::new();
+        let mut inputs = Inputs::default();
         for change in changes {
             apply(&mut inputs, "p".into(), change);
         }
-        inputs.remove("p").unwrap()
+        inputs.sidecars.remove("p").unwrap()
     }
 
     fn registration(upstreams: &[&str]) -> Change {

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::*;
 use crate::model::{
     balance::{Balance, Limits, PassiveHealth},
-    cluster::{Cluster, Endpoint, Health, Subset, TargetId},
+    cluster::{Cluster, Endpoint, Health, Subset, TargetId, Trust},
     identity::ServiceName,
     intention::{Action, DefaultPolicy, Intention, Intentions, Pattern, Permission, Rule, Source},
     listener::{Address, Protocol, Upstream},
@@ -19,14 +19,13 @@ use crate::model::{
 fn cluster(name: &str, endpoints: &[(u32, Health)]) -> Arc<Cluster> {
     let endpoint = |(at, (weight, health)): (usize, &(u32, Health))| {
         let address = Address::Tcp(([127, 0, 0, 1], 4000 + at as u16).into());
-        Arc::new(Endpoint { id: format!("n/{name}-{at}").into(), address, weight: *weight, health: *health })
+        Arc::new(Endpoint { id: format!("n/{name}-{at}").into(), address, weight: *weight, health: *health, dial: None })
     };
     Arc::new(Cluster {
         target: TargetId(name.into()),
         service: ServiceName::local(name),
         datacenter: "dc1".into(),
-        sni: name.into(),
-        expected: Arc::new([id(name)]),
+        trust: Trust::Mesh { sni: name.into(), expected: Arc::new([id(name)]) },
         subset: Subset::default(),
         protocol: Protocol::Http,
         connect_timeout: Duration::from_secs(5),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     balance::{Balance, Limits, PassiveHealth},
     identity::{ServiceName, SpiffeId},
+    ingress::pool::{ProxyHeader, Scheme, ServerTls},
     listener::{Address, Protocol},
 };
 
@@ -29,10 +30,8 @@ pub struct Cluster {
     pub service: ServiceName,
     /// Its datacenter.
     pub datacenter: Arc<str>,
-    /// The TLS server name that is sent; never empty, since an empty one would switch verification off in Pingora.
-    pub sni: Arc<str>,
-    /// The server must show exactly one of these; never empty.
-    pub expected: Arc<[SpiffeId]>,
+    /// Whom its endpoints must prove to be.
+    pub trust: Trust,
     /// Which of the service's instances it has.
     pub subset: Subset,
     /// What is spoken with its endpoints.
@@ -56,6 +55,36 @@ impl Cluster {
     }
 }
 
+/// Whom the endpoints of a cluster must prove to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// Mesh peers, by mutual TLS.
+    Mesh {
+        /// The TLS server name that is sent; never empty, since an empty one would switch verification off in Pingora.
+        sni: Arc<str>,
+        /// The server must show exactly one of these; empty only without endpoints.
+        expected: Arc<[SpiffeId]>,
+    },
+    /// Servers behind an ingress listener, each spoken to as its [`Endpoint::dial`] says.
+    Servers {
+        /// How TLS to them is checked.
+        tls: Arc<ServerTls>,
+        /// The PROXY header that connections to them begin with.
+        proxy_header: Option<ProxyHeader>,
+    },
+}
+
+impl Trust {
+    /// The identities of mesh peers; none of servers behind an ingress listener.
+    pub fn expected(&self) -> &[SpiffeId] {
+        match self {
+            Self::Mesh { expected, .. } => expected,
+            Self::Servers { .. } => &[],
+        }
+    }
+}
+
 /// Which instances of its service a target has; by default all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Subset {
@@ -76,6 +105,18 @@ pub struct Endpoint {
     pub weight: u32,
     /// Why it may or may not be chosen.
     pub health: Health,
+    /// What is spoken to it, behind an ingress listener; `None` is what its cluster says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dial: Option<Dial>,
+}
+
+/// What is spoken to a server, and under which name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Dial {
+    /// Its name as configured, without the port: what TLS sends and compares unless the pool says otherwise. The address itself, if that is all there is.
+    pub name: Arc<str>,
+    /// What is spoken.
+    pub scheme: Scheme,
 }
 
 impl Endpoint {

@@ -9,6 +9,7 @@ use super::{
     cluster::{Cluster, Endpoint},
     credentials::Identity,
     identity::ServiceName,
+    ingress::Ingress,
     intention::Intentions,
     jwt::Providers,
     mesh::TlsBounds,
@@ -124,8 +125,8 @@ pub struct Listener {
     pub bind: Bind,
     /// What is spoken on it.
     pub protocol: Protocol,
-    /// Our leaf and the roots.
-    pub identity: Arc<Identity>,
+    /// Our leaf and the roots; `None` for the ingress role, which shows certificates of names instead.
+    pub identity: Option<Arc<Identity>>,
     /// TLS versions and suites from the mesh entry.
     pub tls: TlsBounds,
     /// Whether and where requests are logged.
@@ -144,13 +145,15 @@ pub enum Role {
     Upstream(Upstream),
     /// Plain from anybody, one path of the local app: for health checks and scrapers outside the mesh.
     Exposed(Exposed),
+    /// TLS or plain from anybody, on to the servers of a file or a catalog.
+    Ingress(Box<Ingress>),
 }
 
 impl Role {
     /// The service that is called: ours on the inbound side, the upstream's destination on the outbound side.
     pub fn destination<'a>(&'a self, ours: &'a ServiceName) -> &'a ServiceName {
         match self {
-            Self::Inbound(_) | Self::Exposed(_) => ours,
+            Self::Inbound(_) | Self::Exposed(_) | Self::Ingress(_) => ours,
             Self::Upstream(upstream) => &upstream.destination,
         }
     }
@@ -158,7 +161,7 @@ impl Role {
     /// `inbound` or `outbound`, as metrics and logs call the direction.
     pub fn direction(&self) -> &'static str {
         match self {
-            Self::Inbound(_) | Self::Exposed(_) => "inbound",
+            Self::Inbound(_) | Self::Exposed(_) | Self::Ingress(_) => "inbound",
             Self::Upstream(_) => "outbound",
         }
     }

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod credentials;
 pub mod format;
 pub mod identity;
+pub mod ingress;
 pub mod intention;
 pub mod jwt;
 pub mod listener;

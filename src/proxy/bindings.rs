@@ -14,11 +14,12 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::{
     guard::{Ejected, breaker::Load},
     listeners::Acceptor,
-    live::{Live, Side},
+    live::Live,
 };
 use crate::model::{
     cluster::TargetId,
@@ -30,6 +31,8 @@ use crate::model::{
 pub struct Bindings {
     /// The first snapshot has been brought up.
     pub(super) started: AtomicBool,
+    /// The generation of the snapshot that the listeners follow.
+    pub(super) applied: watch::Sender<u64>,
     /// Listeners that could not be brought up, with the reason.
     pub(super) unbound: Mutex<BTreeMap<ListenerKey, String>>,
     /// Those that are up.
@@ -84,11 +87,16 @@ impl Bindings {
         self.handed_over.load(Ordering::Acquire)
     }
 
+    /// Waits until the listeners follow a snapshot of this generation or a later one.
+    pub async fn applied(&self, generation: u64) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= generation).await;
+    }
+
     /// How a listener's cluster fares; `None` for what is no upstream, or not up.
     pub fn protection(&self, listener: &ListenerKey, target: &TargetId) -> Option<Protection> {
         let live = self.up.lock().get(listener)?.live.load_full();
-        let Side::Upstream(clusters) = &live.side else { return None };
-        let state = &clusters.iter().find(|cluster| cluster.cluster.target == *target)?.state;
+        let state = &live.all_clusters().iter().find(|cluster| cluster.cluster.target == *target)?.state;
         Some(Protection { load: state.breaker.load(), ejected: state.view(Instant::now()) })
     }
 }

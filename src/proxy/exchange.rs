@@ -12,7 +12,7 @@ use super::{
     balance::{hash::request_hash, sticky::Stuck},
     connection::Context,
     edits::Inputs,
-    filter::jwt::Verified,
+    filter::{client::Client, jwt::Verified},
     guard::{
         ActiveRequest, NotAdmitted, Outcome,
         breaker::{ConnectionSlot, RequestSlot, RetrySlot},
@@ -73,6 +73,8 @@ pub struct Exchange {
     pub context: Option<Arc<Context>>,
     /// The listener, pinned: one request never sees two snapshots.
     pub live: Option<Arc<Live>>,
+    /// Who the client is, as the ingress role found it.
+    pub client: Option<Client>,
     /// The endpoint chosen last.
     pub chosen: Option<Chosen>,
     /// When the answer must be complete.
@@ -109,6 +111,7 @@ impl Default for Exchange {
             wall: SystemTime::now(),
             context: None,
             live: None,
+            client: None,
             chosen: None,
             deadline: None,
             handed: None,
@@ -147,11 +150,20 @@ impl Exchange {
         let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
         let first = || upstream.routes.routes.first().map(|route| (0, route));
         let (place, route) = request.map_or_else(first, |request| upstream.routes.route(request)).ok_or(Refusal::NoRoute)?;
+        self.take(live, place, route, request);
+        self.has_endpoint(live)
+    }
+
+    /// Notes the route at `place`, draws one of its legs by weight, and finds what the request is hashed by and whom its sticky cookie names.
+    pub fn take(&mut self, live: &Live, place: usize, route: &Route, request: Option<&RequestView<'_>>) {
         let mut routed = Routed { route: place, leg: route.leg(fastrand::u32(..)), ..Routed::default() };
         let leg = route.legs.get(routed.leg);
         if let Some(request) = request {
             if !route.hash.is_empty() {
-                let client = self.context.as_ref().and_then(|c| c.remote).map(|remote| remote.ip());
+                let client = match &self.client {
+                    Some(client) => client.address,
+                    None => self.context.as_ref().and_then(|c| c.remote).map(|remote| remote.ip()),
+                };
                 let made = request_hash(&route.hash, request, client, fastrand::u64(..));
                 routed.hash = made.hash;
                 self.made_cookies = made.set_cookies;
@@ -159,14 +171,25 @@ impl Exchange {
             routed.stuck = live.clusters(leg).next().map(|cluster| cluster.stuck(request)).unwrap_or_default();
         }
         self.routed = Some(routed);
+    }
+
+    /// Whether anybody behind the leg that was taken is healthy.
+    ///
+    /// # Errors
+    /// [`Refusal::NoHealthyEndpoint`].
+    pub fn has_endpoint(&self, live: &Live) -> Result<(), Refusal> {
+        let leg = self.taken(live).map(|(_, leg)| leg);
         if live.clusters(leg).any(|cluster| cluster.has_endpoint()) { Ok(()) } else { Err(Refusal::NoHealthyEndpoint) }
     }
 
-    /// The route and the leg that were taken; `None` on the inbound side.
+    /// The route and the leg that were taken; `None` on the inbound side of the mesh.
     pub fn taken<'a>(&self, live: &'a Live) -> Option<(&'a Route, &'a Leg)> {
-        let Role::Upstream(upstream) = &live.listener.role else { return None };
         let Routed { route, leg, .. } = self.routed?;
-        let route = upstream.routes.routes.get(route)?;
+        let route = match &live.listener.role {
+            Role::Upstream(upstream) => upstream.routes.routes.get(route)?,
+            Role::Ingress(ingress) => &ingress.routing.routes.get(route)?.route,
+            Role::Inbound(_) | Role::Exposed(_) => return None,
+        };
         Some((route, route.legs.get(leg)?))
     }
 
@@ -219,7 +242,7 @@ impl Exchange {
             (Side::App(_), Role::Inbound(Inbound { app, .. }) | Role::Exposed(Exposed { app, .. })) => {
                 Some(Chosen { cluster: None, place: 0, endpoint: app.clone() })
             }
-            (Side::Upstream(_), _) => self.next(live),
+            (Side::Upstream(_) | Side::Ingress(_), _) => self.next(live),
             _ => None,
         };
         let chosen = chosen.ok_or_else(|| self.refusal.clone().unwrap_or(Refusal::NoHealthyEndpoint))?;
@@ -305,7 +328,7 @@ impl Exchange {
         let more = match &live.side {
             // The app is the only endpoint of its side: a second try makes sense only if the connection was stale.
             Side::App(_) => second_chance,
-            Side::Upstream(_) => by_policy || (self.attempts < ATTEMPTS && self.next(live).is_some()),
+            Side::Upstream(_) | Side::Ingress(_) => by_policy || (self.attempts < ATTEMPTS && self.next(live).is_some()),
         };
         if !more {
             return Err("no_other_endpoint");
@@ -350,7 +373,8 @@ impl Exchange {
     pub fn cookies(&mut self) -> Vec<HeaderValue> {
         let mut cookies = std::mem::take(&mut self.made_cookies);
         if let Some(Chosen { cluster: Some(cluster), place, .. }) = &self.chosen {
-            cookies.extend(cluster.sticky_cookie(self.routed.map(|r| r.stuck).unwrap_or_default(), *place));
+            let secure = self.client.as_ref().is_some_and(|client| client.https);
+            cookies.extend(cluster.sticky_cookie(self.routed.map(|r| r.stuck).unwrap_or_default(), *place, secure));
         }
         cookies
     }

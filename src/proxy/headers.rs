@@ -10,10 +10,7 @@ use openssl::{hash::MessageDigest, ssl::SslRef, x509::X509Ref};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use crate::model::{
-    identity::{ServiceName, SpiffeId},
-    listener::Xfcc,
-};
+use crate::model::{identity::SpiffeId, listener::Xfcc};
 
 const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -125,6 +122,15 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
+/// Prepares a client's request for a server behind an ingress listener.
+///
+/// # Errors
+/// When a header cannot be written, which no input can cause.
+pub fn towards_server(request: &mut RequestHeader) -> Result<()> {
+    request.remove_header(&XFCC);
+    common(request, "http")
+}
+
 /// Prepares an answer for a client of this version: what concerns the last hop alone ends here (RFC 9110, section 7.6.1), and HTTP/1.0 knows no chunks
 /// (RFC 9112, section 6.1). `true` when the body then ends with the connection.
 #[must_use = "such a connection must be closed after the answer"]
@@ -143,15 +149,15 @@ pub fn towards_client(response: &mut ResponseHeader, version: Version) -> bool {
     version == Version::HTTP_10 && response.remove_header(&TRANSFER_ENCODING).is_some()
 }
 
-/// HTTP/1.0 needs no `Host`, the HTTP/1.1 that we speak does (RFC 9112, section 3.2): the called service's name takes its place.
+/// HTTP/1.0 needs no `Host`, the HTTP/1.1 that we speak does (RFC 9112, section 3.2): the name of what is called takes its place.
 ///
 /// # Errors
-/// When a header cannot be written, which only a service name that is no header value can cause.
-pub fn ensure_host(request: &mut RequestHeader, service: &ServiceName) -> Result<()> {
+/// When a header cannot be written, which only a name that is no header value can cause.
+pub fn ensure_host(request: &mut RequestHeader, name: &str) -> Result<()> {
     if request.headers.contains_key(HOST) || request.uri.authority().is_some() {
         return Ok(());
     }
-    request.insert_header(HOST, &*service.name)
+    request.insert_header(HOST, name)
 }
 
 fn common(request: &mut RequestHeader, scheme: &'static str) -> Result<()> {
@@ -227,8 +233,8 @@ mod tests {
     #[test]
     fn only_a_request_without_host_gets_one() {
         let mut sent = request(&[]);
-        ensure_host(&mut sent, &ServiceName::local("api")).unwrap();
-        ensure_host(&mut sent, &ServiceName::local("other")).unwrap();
+        ensure_host(&mut sent, "api").unwrap();
+        ensure_host(&mut sent, "other").unwrap();
         assert_eq!(values(&sent, "host"), ["api"]);
     }
 

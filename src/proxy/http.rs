@@ -11,7 +11,7 @@ use http::{Version, header::HeaderMap};
 use pingora_core::{
     Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
-    protocols::Digest,
+    protocols::{ALPN, Digest},
     upstreams::peer::{HttpPeer, Peer as _},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -21,9 +21,11 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
+    filter::client::called,
     gate,
     guard::Outcome,
     headers,
+    ingress::{self, Admitted},
     live::{Live, Side},
     record::{grpc_status, http_record},
     refusal::{Refusal, is_grpc},
@@ -32,6 +34,7 @@ use super::{
 };
 use crate::{
     model::{
+        cluster::Trust,
         listener::Role,
         route::{self, Edits, HeaderEdits},
     },
@@ -75,6 +78,7 @@ impl Sidecar {
             Role::Upstream(_) => exchange.route(live, Some(&gate::view(session.req_header()))),
             Role::Exposed(exposed) if *exposed.path == *session.req_header().uri.path() => Ok(()),
             Role::Exposed(_) => Err(Refusal::NoRoute),
+            Role::Ingress(_) => Ok(()),
         }
     }
 
@@ -129,6 +133,13 @@ impl ProxyHttp for Sidecar {
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }
+        if let Role::Ingress(role) = &live.listener.role {
+            match ingress::admit(session, exchange, &live, role).await {
+                Ok(Admitted::Forward) => {}
+                Ok(Admitted::Answered) => return Ok(true),
+                Err(refusal) => return Self::refuse(session, exchange, refusal).await,
+            }
+        }
         timing::take_in(session, exchange, &live).await?;
         Ok(false)
     }
@@ -145,14 +156,21 @@ impl ProxyHttp for Sidecar {
             }
         };
         let mut peer = match (&live.side, &chosen.cluster) {
-            (_, Some(cluster)) => cluster.peer(&chosen.endpoint),
+            (_, Some(cluster)) => match cluster.peer(chosen.place, &chosen.endpoint) {
+                Some(peer) => peer,
+                None => return Error::e_explain(ErrorType::InternalError, "no such endpoint"),
+            },
             (Side::App(app), None) => {
                 // An exposed path's protocol says what the app speaks; a service's follows the caller.
                 let follows = matches!(live.listener.role, Role::Inbound(_));
                 app.peer(live.listener.protocol.is_http2() && (!follows || session.as_downstream().is_http2()))
             }
-            (Side::Upstream(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
+            (Side::Upstream(_) | Side::Ingress(_), None) => return Error::e_explain(ErrorType::InternalError, "no cluster"),
         };
+        if session.is_upgrade_req() && matches!(live.listener.role, Role::Ingress(_)) {
+            // A WebSocket never rides HTTP/2: its upgrade would be lost.
+            peer.options.alpn = ALPN::H1;
+        }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
         peer.options.write_timeout = Some(route::IDLE_TIMEOUT);
@@ -170,11 +188,12 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         let Some(cluster) = exchange.chosen.as_ref().and_then(|c| c.cluster.as_ref()) else { return Ok(()) };
+        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else { return Ok(()) };
         let shown = digest.and_then(|d| d.ssl_digest.as_ref()).and_then(|s| s.extension.get::<ServerIdentity>());
         let floor = exchange.live.as_ref().map(|l| min_version(&l.listener.tls));
         match shown {
-            Some(ServerIdentity { id: Some(id), version }) if cluster.cluster.expected.contains(id) && *version >= floor => Ok(()),
-            Some(ServerIdentity { id: Some(id), .. }) if cluster.cluster.expected.contains(id) => {
+            Some(ServerIdentity { id: Some(id), version }) if expected.contains(id) && *version >= floor => Ok(()),
+            Some(ServerIdentity { id: Some(id), .. }) if expected.contains(id) => {
                 Error::e_explain(UNEXPECTED_IDENTITY, "the server's TLS version is below the mesh entry's minimum")
             }
             Some(ServerIdentity { id: Some(id), .. }) => Error::e_explain(UNEXPECTED_IDENTITY, format!("the server is {id}")),
@@ -195,13 +214,22 @@ impl ProxyHttp for Sidecar {
             request.set_send_end_stream(false);
         }
         if let Some(live) = &exchange.live {
-            headers::ensure_host(request, live.listener.role.destination(&live.listener.service))?;
+            let dial = exchange.chosen.as_ref().and_then(|chosen| chosen.endpoint.dial.as_ref());
+            let called = || &live.listener.role.destination(&live.listener.service).name;
+            headers::ensure_host(request, dial.map_or_else(called, |dial| &dial.name))?;
         }
         match (exchange.live.as_ref().map(|l| &l.listener.role), &exchange.context) {
             (Some(Role::Inbound(inbound)), Some(context)) => {
                 let element = context.peer.as_ref().and_then(|p| p.xfcc.as_deref());
                 headers::towards_app(request, inbound.xfcc, element)?;
                 exchange.tokens.apply(request)?;
+            }
+            (Some(Role::Ingress(role)), Some(context)) => {
+                if let Some(client) = &exchange.client {
+                    let port = context.local.map(|local| local.port());
+                    client.tell(request, called(session.req_header()), port, &role.client)?;
+                }
+                headers::towards_server(request)?;
             }
             _ => headers::towards_peer(request)?,
         }

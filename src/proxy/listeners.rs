@@ -211,12 +211,13 @@ impl Listeners {
         if !wanted.is_empty() {
             self.bindings.started.store(true, Ordering::Release);
         }
+        self.bindings.applied.send_replace(snapshot.generation);
         let up = |running: &Running| {
             let (live, address) = (running.live.clone(), running.bind.address.clone());
             Up { live, address, socket: running.socket.clone() }
         };
         *self.bindings.up.lock() = self.running.iter().map(|(key, running)| (key.clone(), up(running))).collect();
-        self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.epoch == epoch));
+        self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.as_ref().is_some_and(|identity| identity.epoch == epoch)));
     }
 
     /// A listener that only changed its name keeps its socket and its connections.
@@ -373,7 +374,7 @@ async fn accept(acceptor: Arc<Acceptor>, plane: Arc<Plane>, door: Door) {
         let live = door.live.load_full();
         let limit = match &live.listener.role {
             Role::Inbound(inbound) => inbound.max_connections,
-            Role::Upstream(_) | Role::Exposed(_) => None,
+            Role::Upstream(_) | Role::Exposed(_) | Role::Ingress(_) => None,
         };
         if limit.is_some_and(|limit| open.load(Ordering::Relaxed) >= limit as usize) {
             live.metrics.tls_failed("too_many_connections");

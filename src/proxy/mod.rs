@@ -13,6 +13,7 @@ pub mod gate;
 pub mod guard;
 pub mod headers;
 pub mod http;
+pub mod ingress;
 pub mod listeners;
 pub mod live;
 pub mod record;

@@ -80,7 +80,7 @@ pub fn record<'a>(exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
         duration: exchange.begun.elapsed(),
         source: context.and_then(|c| c.peer.as_ref()).map(|p| &p.id),
         destination: match &live.listener.role {
-            Role::Inbound(_) | Role::Exposed(_) => Some(&live.listener.service),
+            Role::Inbound(_) | Role::Exposed(_) | Role::Ingress(_) => Some(&live.listener.service),
             Role::Upstream(upstream) => Some(cluster.map_or(&upstream.destination, |c| &c.cluster.service)),
         },
         http: None,

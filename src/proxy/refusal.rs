@@ -1,7 +1,7 @@
 //! Every "no" of the data plane: what the client sees, what the log says.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use pingora_core::{ErrorSource, ErrorType, Result, protocols::http::ServerSession};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -48,9 +48,71 @@ pub enum Refusal {
     /// The endpoint's answer was not HTTP.
     #[error("upstream protocol error: {0}")]
     Protocol(String),
+    /// A filter of the ingress role has the answer.
+    #[error("{}", .0.reason)]
+    Answer(Box<Answer>),
     /// Our own fault.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// An answer that a filter gives itself, good or bad.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// Stable words for the log's `response_code_details`.
+    pub reason: &'static str,
+    /// Fields of its head; each is added.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Its body; plain text unless the head says otherwise.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// An answer without fields and body of its own.
+    pub fn new(status: u16, reason: &'static str) -> Self {
+        Self { status, reason, headers: Vec::new(), body: Bytes::new() }
+    }
+
+    /// Adds a field; a value that no header can have is left out.
+    pub fn header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
+        self.headers.extend(value.try_into().ok().map(|value| (name, value)));
+        self
+    }
+
+    /// Gives it a body.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    fn grpc_status(&self) -> u16 {
+        // The mapping of gRPC over HTTP (doc/http-grpc-status-mapping.md), except that too many requests are not "unavailable".
+        match self.status {
+            400 | 413 | 431 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 => 8,
+            502..=504 => 14,
+            _ => 2,
+        }
+    }
+
+    fn flag(&self) -> Flag {
+        match self.status {
+            401 | 403 => Flag::Unauthorized,
+            429 => Flag::RateLimited,
+            _ => Flag::None,
+        }
+    }
+}
+
+impl From<Answer> for Refusal {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
 }
 
 impl Refusal {
@@ -80,6 +142,7 @@ impl Refusal {
             Self::NoHealthyEndpoint | Self::Overflow(_) | Self::Connect(_) | Self::Closed(_) => 503,
             Self::Timeout => 504,
             Self::Protocol(_) => 502,
+            Self::Answer(answer) => answer.status,
             Self::Internal(_) => 500,
         }
     }
@@ -91,6 +154,7 @@ impl Refusal {
             Self::Denied(_) => 7,
             Self::Timeout => 4,
             Self::NoRoute => 12,
+            Self::Answer(answer) => answer.grpc_status(),
             Self::NoHealthyEndpoint | Self::Overflow(_) | Self::Connect(_) | Self::Closed(_) | Self::Protocol(_) => 14,
         }
     }
@@ -106,6 +170,7 @@ impl Refusal {
             Self::Timeout => Flag::UpstreamTimeout,
             Self::Protocol(_) => Flag::UpstreamProtocolError,
             Self::NoRoute => Flag::NoRoute,
+            Self::Answer(answer) => answer.flag(),
             Self::Overflow(_) => Flag::Overflow,
             Self::Redirect(_) | Self::Internal(_) => Flag::None,
         }
@@ -119,6 +184,7 @@ impl Refusal {
             Self::Denied(denied) => denied.reason(),
             Self::Redirect(_) => "path_normalized",
             Self::NoRoute => "route_not_found",
+            Self::Answer(answer) => answer.reason,
             Self::Overflow(overflow) => overflow.details(),
             Self::NoHealthyEndpoint => "no_healthy_upstream",
             Self::Connect(_) => "upstream_connect_failure",
@@ -138,8 +204,9 @@ impl Refusal {
     }
 
     /// The text that the client sees. What an endpoint's connection said stays in our log.
-    fn body(&self) -> String {
-        match self {
+    fn body(&self) -> Bytes {
+        let text = match self {
+            Self::Answer(answer) => return answer.body.clone(),
             // Envoy's words, without an end of line: scripts compare them.
             Self::Connect(_) => reset("remote connection failure"),
             Self::Closed(_) => reset("connection termination"),
@@ -149,7 +216,8 @@ impl Refusal {
             Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout => self.to_string(),
             Self::Redirect(_) => String::new(),
             Self::BadRequest(_) | Self::NoForm(_) | Self::NoRoute => format!("{self}\n"),
-        }
+        };
+        text.into()
     }
 
     /// Answers the client: a plain text, or for gRPC a trailers-only response (status 200 and `grpc-status`, gRPC over HTTP/2).
@@ -164,7 +232,7 @@ impl Refusal {
             let mut head = ResponseHeader::build(200, Some(4))?;
             head.insert_header(CONTENT_TYPE, "application/grpc")?;
             head.insert_header(HeaderName::from_static("grpc-status"), self.grpc_status().to_string())?;
-            head.insert_header(HeaderName::from_static("grpc-message"), body.trim_end())?;
+            head.insert_header(HeaderName::from_static("grpc-message"), body.trim_ascii_end())?;
             edit(session.req_header(), &mut head)?;
             // Pingora's own call tells only its modules that the answer ends here; gRPC wants one frame that ends the stream (Trailers-Only).
             if let ServerSession::H2(http2) = session.as_downstream_mut() {
@@ -176,6 +244,15 @@ impl Refusal {
         head.insert_header(CONTENT_TYPE, "text/plain")?;
         head.insert_header(http::header::CONTENT_LENGTH, body.len().to_string())?;
         match self {
+            Self::Answer(answer) => {
+                for (name, value) in &answer.headers {
+                    if *name == CONTENT_TYPE {
+                        head.insert_header(CONTENT_TYPE, value)?;
+                    } else {
+                        head.append_header(name, value)?;
+                    }
+                }
+            }
             Self::Redirect(location) => head.insert_header(http::header::LOCATION, location)?,
             // Envoy's word for "do not try again at once".
             Self::Overflow(_) => head.insert_header(HeaderName::from_static("x-envoy-overloaded"), "true")?,
@@ -186,7 +263,7 @@ impl Refusal {
         let done = head_only || body.is_empty();
         session.write_response_header(Box::new(head), done).await?;
         if !done {
-            session.write_response_body(Some(Bytes::from(body)), true).await?;
+            session.write_response_body(Some(body), true).await?;
         }
         Ok(())
     }

@@ -70,6 +70,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     let now = live.load_full();
     let acceptor = match &now.side {
         Side::App(app) => app.acceptor.as_ref(),
+        Side::Ingress(ingress) => ingress.acceptor.as_ref(),
         Side::Upstream(_) => None,
     };
     let mut connection = match acceptor {
@@ -151,7 +152,9 @@ async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, c
     let ssl = connection.tls().ok_or("no TLS")?;
     let id = shown_id(ssl).ok_or("the client showed no SPIFFE ID")?;
     let xfcc = match &listener.role {
-        Role::Inbound(inbound) if inbound.xfcc == Xfcc::AppendForward => headers::xfcc_element(ssl, &listener.identity.leaf.id, &id),
+        Role::Inbound(inbound) if inbound.xfcc == Xfcc::AppendForward => {
+            listener.identity.as_ref().and_then(|identity| headers::xfcc_element(ssl, &identity.leaf.id, &id))
+        }
         _ => None,
     };
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
@@ -183,7 +186,7 @@ fn is_allowed(context: &Context) -> bool {
             // Each request is judged on its own.
             Verdict::PerRequest(_) => context.live.load().listener.protocol.is_http(),
         },
-        Role::Upstream(_) | Role::Exposed(_) => true,
+        Role::Upstream(_) | Role::Exposed(_) | Role::Ingress(_) => true,
     }
 }
 

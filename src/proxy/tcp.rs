@@ -150,8 +150,8 @@ async fn dial_peer(cluster: &LiveCluster, address: &Address) -> io::Result<Box<d
     let Address::Tcp(address) = address else { return Err(io::Error::other("a mesh peer on a Unix socket")) };
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let mut session = Ssl::new(dialer)?;
-    session.set_hostname(&cluster.cluster.sni)?;
+    let mut session = Ssl::new(&dialer.context)?;
+    session.set_hostname(&dialer.sni)?;
     let mut stream = SslStream::new(session, stream).map_err(io::Error::other)?;
     stream.connect().await.map_err(io::Error::other)?;
     Ok(Box::new(stream))

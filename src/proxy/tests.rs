@@ -14,7 +14,7 @@ use crate::{
     model::{
         access_log::AccessLog,
         balance::{Balance, Limits, PassiveHealth},
-        cluster::{Cluster, Endpoint, Health, Subset, TargetId},
+        cluster::{Cluster, Endpoint, Health, Subset, TargetId, Trust},
         credentials::Identity,
         identity::ServiceName,
         intention::{DefaultPolicy, Intentions},
@@ -36,7 +36,7 @@ fn free_port() -> SocketAddr {
 }
 
 fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
-    Arc::new(Endpoint { id: address.to_string().into(), address: Address::Tcp(address), weight: 1, health: Health::Passing })
+    Arc::new(Endpoint { id: address.to_string().into(), address: Address::Tcp(address), weight: 1, health: Health::Passing, dial: None })
 }
 
 /// Two sidecars in one process: `web` calls `api` through its upstream listener.
@@ -108,7 +108,7 @@ impl Mesh {
                 service: ServiceName::local(service),
                 bind: Bind { address: Address::Tcp(address), mode: None },
                 protocol: self.protocol,
-                identity: identity.clone(),
+                identity: Some(identity.clone()),
                 tls: TlsBounds::default(),
                 access_log: Arc::new(AccessLog::default()),
                 role,
@@ -130,8 +130,7 @@ impl Mesh {
             target: TargetId("api.default.default.dc1".into()),
             service: ServiceName::local("api"),
             datacenter: "dc1".into(),
-            sni: "api.default.dc1.internal.test".into(),
-            expected: Arc::new([id(self.expected)]),
+            trust: Trust::Mesh { sni: "api.default.dc1.internal.test".into(), expected: Arc::new([id(self.expected)]) },
             subset: Subset::default(),
             protocol: self.protocol,
             connect_timeout: Duration::from_secs(5),

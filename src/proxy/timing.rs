@@ -24,7 +24,7 @@ const PROMPT: Duration = Duration::from_millis(2);
 fn whole(exchange: &Exchange, live: &Live) -> Option<Duration> {
     match &live.listener.role {
         Role::Inbound(inbound) => inbound.request_timeout,
-        Role::Upstream(_) => exchange.taken(live).and_then(|(route, _)| route.timeout),
+        Role::Upstream(_) | Role::Ingress(_) => exchange.taken(live).and_then(|(route, _)| route.timeout),
         Role::Exposed(_) => Some(route::TIMEOUT),
     }
 }
@@ -34,7 +34,7 @@ pub fn idle(exchange: &Exchange, live: &Live) -> Option<Duration> {
     match &live.listener.role {
         Role::Inbound(inbound) => inbound.idle_timeout,
         Role::Exposed(_) => Some(route::IDLE_TIMEOUT),
-        Role::Upstream(_) => exchange.taken(live).map_or(Some(route::IDLE_TIMEOUT), |(route, _)| route.idle_timeout),
+        Role::Upstream(_) | Role::Ingress(_) => exchange.taken(live).map_or(Some(route::IDLE_TIMEOUT), |(route, _)| route.idle_timeout),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Inputs to snapshot: pure, part by part, reusing what did not change.
 
+mod ingress;
 mod tokens;
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
 use super::{Ignored, Problem, Snapshot, check, inputs::*};
 use crate::model::{
     balance::Balance,
-    cluster::{Cluster, Endpoint, Health, Subset},
+    cluster::{Cluster, Endpoint, Health, Subset, Trust},
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId},
     intention::{DefaultPolicy, Intention, Intentions},
@@ -35,8 +36,11 @@ pub struct Compiled {
 /// Compiles the inputs into the snapshot after `last`. Parts that did not change keep their `Arc`.
 pub fn compile(inputs: &Inputs, last: &Snapshot) -> Compiled {
     let mut out = Compiled { snapshot: Snapshot { generation: last.generation + 1, ..Snapshot::default() }, missing: Vec::new() };
-    for (id, sidecar) in inputs {
+    for (id, sidecar) in &inputs.sidecars {
         Sidecar { id, last, out: &mut out }.compile(sidecar);
+    }
+    if let Some(ingress) = &inputs.ingress {
+        ingress::compile(ingress, last, &mut out);
     }
     refuse_clashes(&mut out.snapshot);
     out
@@ -129,7 +133,7 @@ impl Sidecar<'_> {
             service: parts.registration.service.clone(),
             bind: parts.registration.bind.clone(),
             protocol: parts.registration.protocol,
-            identity: identity.clone(),
+            identity: Some(identity.clone()),
             tls: parts.mesh.incoming.clone(),
             access_log: access_log.clone(),
             role: Role::Inbound(inbound),
@@ -140,7 +144,7 @@ impl Sidecar<'_> {
                 service: parts.registration.service.clone(),
                 bind: exposed.bind.clone(),
                 protocol: exposed.protocol,
-                identity: identity.clone(),
+                identity: Some(identity.clone()),
                 tls: TlsBounds::default(),
                 access_log: access_log.clone(),
                 role: Role::Exposed(Exposed {
@@ -169,7 +173,7 @@ impl Sidecar<'_> {
                         service: parts.registration.service.clone(),
                         bind: config.bind.clone(),
                         protocol: config.protocol.unwrap_or(chain.protocol),
-                        identity: identity.clone(),
+                        identity: Some(identity.clone()),
                         tls: parts.mesh.outgoing.clone(),
                         access_log: access_log.clone(),
                         role: Role::Upstream(upstream),
@@ -218,14 +222,14 @@ impl Sidecar<'_> {
     /// Keeps a listener in its last form, but never with an older identity.
     fn keep(&mut self, key: &ListenerKey, identity: &Arc<Identity>) {
         if let Some(last) = self.last.listeners.get(key) {
-            self.add(Listener { identity: identity.clone(), ..(**last).clone() });
+            self.add(Listener { identity: Some(identity.clone()), ..(**last).clone() });
         }
     }
 
     /// The newest leaf that can stand, with the newest roots: a removed root loses its trust even while no fitting leaf is there.
     fn identity(&mut self, parts: &Parts<'_>) -> Option<Arc<Identity>> {
         let service = &parts.registration.service;
-        let last = self.last.listeners.get(&self.key(PUBLIC)).map(|l| l.identity.clone());
+        let last = self.last.listeners.get(&self.key(PUBLIC)).and_then(|l| l.identity.clone());
         let leaf = match check::leaf(parts.leaf, parts.roots, service) {
             Ok(()) => parts.leaf.clone(),
             Err(why) => {
@@ -329,7 +333,7 @@ fn exposed_paths(registration: &Registration, checks: &[ExposedCheck]) -> Vec<Ex
 
 /// The local app as an endpoint.
 fn local_app(address: &Address) -> Endpoint {
-    Endpoint { id: "local_app".into(), address: address.clone(), weight: 1, health: Health::Passing }
+    Endpoint { id: "local_app".into(), address: address.clone(), weight: 1, health: Health::Passing, dial: None }
 }
 
 /// What an upstream still waits for, if anything.
@@ -361,8 +365,7 @@ fn cluster(config: &UpstreamConfig, target: &Target, protocol: Protocol, known: 
         target: target.id.clone(),
         service,
         datacenter: target.datacenter.clone(),
-        sni,
-        expected,
+        trust: Trust::Mesh { sni, expected },
         subset: Subset { filter: target.filter.clone(), only_passing: target.only_passing },
         protocol,
         connect_timeout: target.connect_timeout,

@@ -8,14 +8,40 @@ use std::{
 use crate::model::{
     cluster::TargetId,
     credentials::{Leaf, Roots},
+    ingress::{Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
     intention::{DefaultPolicy, Intention},
     jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
-    registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, UpstreamKey},
+    registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, Unusable, UpstreamKey},
 };
 
-/// The inputs of all sidecars of this process, by proxy id. One for `connect`, several for `dev`.
-pub type Inputs = BTreeMap<Arc<str>, SidecarInputs>;
+/// The inputs of this process.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Those of its sidecars, by proxy id. One for `connect`, several for `dev`.
+    pub sidecars: BTreeMap<Arc<str>, SidecarInputs>,
+    /// Those of the reverse proxy.
+    pub ingress: Option<IngressInputs>,
+}
+
+/// The inputs of the reverse proxy; `None` is "not arrived yet".
+#[derive(Clone, Debug, Default)]
+pub struct IngressInputs {
+    /// Its listeners.
+    pub listeners: Option<Arc<IngressListeners>>,
+    /// Which request goes where.
+    pub routing: Option<Arc<Routing>>,
+    /// The endpoints of the routing's pools.
+    pub endpoints: PoolEndpoints,
+    /// Its certificates, once the folder was read.
+    pub certificates: Option<Arc<Certificates>>,
+    /// What ACME servers ask for.
+    pub challenges: Arc<Challenges>,
+    /// The last good keys of each place that the routing's token issuers name, or why there never were any.
+    pub keys: HashMap<KeyPlace, Result<Arc<KeySet>, String>>,
+    /// What is wrong beside the parts above, by source: a file that was not taken, a name that does not resolve.
+    pub problems: BTreeMap<Arc<str>, Vec<Unusable>>,
+}
 
 /// The inputs of one sidecar; `None` is "not arrived yet". A failed read leaves the last good value in place.
 #[derive(Clone, Debug, Default)]

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub use self::{
     compile::{Compiled, compile},
-    inputs::{Inputs, SidecarInputs, TokenInputs, UpstreamInputs},
+    inputs::{IngressInputs, Inputs, SidecarInputs, TokenInputs, UpstreamInputs},
     problem::{Ignored, Problem},
     publish::{Publisher, Status, Subscriber, channel},
 };

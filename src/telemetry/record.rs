@@ -53,6 +53,9 @@ pub enum Flag {
     /// Too many connections or requests.
     #[serde(rename = "UO")]
     Overflow,
+    /// The client asks too often.
+    #[serde(rename = "RL")]
+    RateLimited,
 }
 
 impl Flag {
@@ -71,6 +74,7 @@ impl Flag {
             Self::UpstreamProtocolError => "UPE",
             Self::Unauthorized => "UAEX",
             Self::Overflow => "UO",
+            Self::RateLimited => "RL",
         }
     }
 }

@@ -39,7 +39,7 @@ fn listener(name: &str, role: Role, access_log: AccessLog, not_after: i64) -> Li
         service: ServiceName::local("web"),
         bind: Bind { address: Address::Tcp(([127, 0, 0, 1], 0).into()), mode: None },
         protocol: Protocol::Http,
-        identity: Arc::new(Identity::new(leaf, roots)),
+        identity: Some(Arc::new(Identity::new(leaf, roots))),
         tls: TlsBounds::default(),
         access_log: Arc::new(access_log),
         role,
@@ -53,7 +53,7 @@ pub(crate) fn inbound(access_log: AccessLog, not_after: i64) -> Listener {
     let role = Role::Inbound(Inbound {
         intentions: Arc::new(Intentions::new(trust_domain, DefaultPolicy::Deny, Protocol::Http, Vec::new())),
         providers: Arc::default(),
-        app: Arc::new(Endpoint { id: "local_app".into(), address: app, weight: 1, health: Health::Passing }),
+        app: Arc::new(Endpoint { id: "local_app".into(), address: app, weight: 1, health: Health::Passing, dial: None }),
         connect_timeout: Duration::from_secs(5),
         request_timeout: None,
         idle_timeout: None,

@@ -101,6 +101,7 @@ impl Plan {
                 address: Address::Tcp(destination.sidecar),
                 weight: 1,
                 health: Health::Passing,
+                dial: None,
             };
             sidecar.send(Change::Chain { upstream: key(upstream), chain: Ok(Arc::new(chain)) });
             sidecar.send(Change::Endpoints { upstream: key(upstream), target, endpoints: Arc::new([Arc::new(endpoint)]) });

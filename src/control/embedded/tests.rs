@@ -6,8 +6,9 @@ use super::*;
 use crate::{
     control::reconciler,
     model::{
+        cluster::Trust,
         identity::TrustDomain,
-        listener::{ListenerKey, Role},
+        listener::{Listener, ListenerKey, Role},
     },
     snapshot::{self, Snapshot, Subscriber},
 };
@@ -51,6 +52,10 @@ fn key(sidecar: &str, name: &str) -> ListenerKey {
     ListenerKey { sidecar: sidecar.into(), name: name.into() }
 }
 
+fn epoch(listener: &Listener) -> u64 {
+    listener.identity.as_ref().unwrap().epoch
+}
+
 #[tokio::test]
 async fn a_mesh_compiles_without_a_problem_and_its_intentions_hold() {
     let mut running = start(MESH);
@@ -58,8 +63,9 @@ async fn a_mesh_compiles_without_a_problem_and_its_intentions_hold() {
     assert_eq!(snapshot.problems, []);
     let Role::Upstream(upstream) = &snapshot.listeners[&key("web-sidecar-proxy", "upstream:api")].role else { panic!() };
     let cluster = &upstream.clusters[0];
-    assert_eq!(&*cluster.sni, "api.default.dc1.internal.dev.aralez");
-    assert_eq!(cluster.expected.iter().map(ToString::to_string).collect::<Vec<_>>(), ["spiffe://dev.aralez/ns/default/dc/dc1/svc/api"]);
+    let Trust::Mesh { sni, expected } = &cluster.trust else { panic!() };
+    assert_eq!(&**sni, "api.default.dc1.internal.dev.aralez");
+    assert_eq!(expected.iter().map(ToString::to_string).collect::<Vec<_>>(), ["spiffe://dev.aralez/ns/default/dc/dc1/svc/api"]);
     let api = running.plan.services.iter().find(|s| s.name == "api").unwrap();
     assert_eq!(cluster.endpoints[0].address.to_string(), api.sidecar.to_string());
 
@@ -67,7 +73,7 @@ async fn a_mesh_compiles_without_a_problem_and_its_intentions_hold() {
     assert!(inbound.intentions.authorize(&ca::id("web").unwrap()).is_ok());
     assert!(inbound.intentions.authorize(&ca::id("other").unwrap()).is_err());
     assert_eq!(
-        snapshot.listeners[&key("api-sidecar-proxy", "public")].identity.roots.trust_domain,
+        snapshot.listeners[&key("api-sidecar-proxy", "public")].identity.as_ref().unwrap().roots.trust_domain,
         TrustDomain::parse("dev.aralez").unwrap()
     );
 
@@ -79,9 +85,9 @@ async fn a_mesh_compiles_without_a_problem_and_its_intentions_hold() {
 async fn leaves_are_renewed_long_before_they_expire() {
     let mut running = start("services: [{name: web}]");
     let key = key("web-sidecar-proxy", "public");
-    let first = next(&mut running.snapshots, |s| s.listeners.contains_key(&key)).await.listeners[&key].identity.clone();
+    let first = next(&mut running.snapshots, |s| s.listeners.contains_key(&key)).await.listeners[&key].identity.clone().unwrap();
     let begin = tokio::time::Instant::now();
-    let second = next(&mut running.snapshots, |s| s.listeners[&key].identity.epoch != first.epoch).await.listeners[&key].identity.clone();
+    let second = next(&mut running.snapshots, |s| epoch(&s.listeners[&key]) != first.epoch).await.listeners[&key].identity.clone().unwrap();
     assert!(begin.elapsed() < LEAF_VALIDITY * 3 / 4, "{:?}", begin.elapsed());
     assert_ne!(first.leaf.serial, second.leaf.serial);
     assert_eq!(first.roots, second.roots);

@@ -13,9 +13,10 @@ use xxhash_rust::xxh64::xxh64;
 use super::cookie;
 use crate::model::{
     balance::Sticky,
-    cluster::Endpoint,
+    cluster::{Endpoint, TargetId},
     identity::{ServiceName, TrustDomain},
     matching::RequestView,
+    secret::Secret,
 };
 
 /// A tag in URL-safe base64 without padding.
@@ -42,6 +43,11 @@ pub struct Stuck {
 /// protects only from those who know neither; what somebody can do with it is choose the endpoint that serves his own requests.
 pub fn mesh_key(trust_domain: &TrustDomain, service: &ServiceName) -> [u8; 32] {
     sha256(format!("aralez sticky cookie\n{trust_domain}\n{service}").as_bytes())
+}
+
+/// The key of an ingress route: nobody who lacks the process's secret can make a cookie of it, nor carry one over from another route.
+pub fn sealed_key(secret: &Secret, target: &TargetId) -> [u8; 32] {
+    sha256(format!("aralez sticky cookie\n{}\n{target}", secret.expose()).as_bytes())
 }
 
 impl StickyTable {
@@ -72,10 +78,12 @@ impl StickyTable {
         Stuck { place, hash }
     }
 
-    /// The `set-cookie` value that names the endpoint of this place: for the answer, when the request's cookie named another or none.
-    pub fn cookie_for(&self, place: usize) -> Option<HeaderValue> {
+    /// The `set-cookie` value that names the endpoint of this place: for the answer, when the request's cookie named another or none. `secure` keeps
+    /// it from being sent in clear.
+    pub fn cookie_for(&self, place: usize, secure: bool) -> Option<HeaderValue> {
         let tag = std::str::from_utf8(self.tags.get(place)?).ok()?;
-        cookie::set(&format!("{}={tag}", self.sticky.cookie), &self.sticky.life, "; SameSite=Lax")
+        let rest = if secure { "; Secure; SameSite=Lax" } else { "; SameSite=Lax" };
+        cookie::set(&format!("{}={tag}", self.sticky.cookie), &self.sticky.life, rest)
     }
 }
 
@@ -90,7 +98,7 @@ mod tests {
 
     fn endpoints(ids: &[&str]) -> Vec<Arc<Endpoint>> {
         let address = Address::Tcp(([127, 0, 0, 1], 1).into());
-        let endpoint = |id: &&str| Endpoint { id: (*id).into(), address: address.clone(), weight: 1, health: Health::Passing };
+        let endpoint = |id: &&str| Endpoint { id: (*id).into(), address: address.clone(), weight: 1, health: Health::Passing, dial: None };
         ids.iter().map(endpoint).map(Arc::new).collect()
     }
 
@@ -109,7 +117,7 @@ mod tests {
 
     /// `name=value` as a browser sends back what was set.
     fn sent_back(table: &StickyTable, place: usize) -> String {
-        let set = table.cookie_for(place).unwrap();
+        let set = table.cookie_for(place, false).unwrap();
         set.to_str().unwrap().split(';').next().unwrap().to_owned()
     }
 
@@ -119,7 +127,7 @@ mod tests {
         let other = table(b"key", &["n9/z", "n2/b", "n3/c", "n1/a"]);
         assert_eq!(find(&other, &[&sent_back(&one, 0)]).place, Some(3));
         assert_eq!(find(&other, &[&sent_back(&one, 1)]).place, Some(1));
-        assert_eq!(one.cookie_for(2), None);
+        assert_eq!(one.cookie_for(2, false), None);
     }
 
     #[test]
@@ -161,7 +169,7 @@ mod tests {
         let set = |ttl, path: &str| {
             let sticky = Sticky { cookie: "who".into(), life: CookieLife { ttl, path: path.into() } };
             let table = StickyTable::new(&sticky, b"key", &endpoints(&["n1/a"])).unwrap();
-            table.cookie_for(0).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned()
+            table.cookie_for(0, false).unwrap().to_str().unwrap().split_once("; ").unwrap().1.to_owned()
         };
         assert_eq!(set(None, "/"), "Path=/; HttpOnly; SameSite=Lax");
         assert_eq!(set(Some(Duration::from_secs(3600)), "/shop"), "Max-Age=3600; Path=/shop; HttpOnly; SameSite=Lax");

@@ -21,7 +21,7 @@ const ALL: [BalancePolicy; 5] = [RoundRobin, LeastRequest { choices: 2 }, Random
 /// An endpoint whose address tells its number.
 fn endpoint(number: u32, weight: u32) -> Arc<Endpoint> {
     let address = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + number), 20_000));
-    Arc::new(Endpoint { id: format!("node/{number}").into(), address: Address::Tcp(address), weight, health: Health::Passing })
+    Arc::new(Endpoint { id: format!("node/{number}").into(), address: Address::Tcp(address), weight, health: Health::Passing, dial: None })
 }
 
 fn endpoints(weights: &[u32]) -> Arc<[Arc<Endpoint>]> {

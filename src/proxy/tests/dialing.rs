@@ -13,8 +13,7 @@ fn upstream(identity: &Arc<Identity>, sni: &str, expected: &'static str) -> Arc<
         target: TargetId("api.default.default.dc1".into()),
         service: ServiceName::local("api"),
         datacenter: "dc1".into(),
-        sni: sni.into(),
-        expected: Arc::new([id(expected)]),
+        trust: Trust::Mesh { sni: sni.into(), expected: Arc::new([id(expected)]) },
         subset: Subset::default(),
         protocol: Protocol::Http,
         connect_timeout: Duration::from_secs(5),
@@ -29,7 +28,7 @@ fn upstream(identity: &Arc<Identity>, sni: &str, expected: &'static str) -> Arc<
         service: ServiceName::local("web"),
         bind: Bind { address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))), mode: None },
         protocol: Protocol::Http,
-        identity: identity.clone(),
+        identity: Some(identity.clone()),
         tls: TlsBounds::default(),
         access_log: Arc::new(AccessLog::default()),
         role: Role::Upstream(Upstream { destination: ServiceName::local("api"), routes, clusters: vec![cluster] }),
@@ -41,7 +40,7 @@ fn reuse(workshop: &mut Workshop, listener: &Arc<Listener>) -> Result<u64, Strin
     let live = workshop.make(listener, None)?;
     let Side::Upstream(clusters) = &live.side else { panic!("no upstream") };
     let cluster = clusters[0].clone();
-    Ok(cluster.peer(&cluster.cluster.endpoints[0]).reuse_hash())
+    Ok(cluster.peer(0, &cluster.cluster.endpoints[0]).unwrap().reuse_hash())
 }
 
 #[tokio::test]

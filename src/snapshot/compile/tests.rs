@@ -79,7 +79,9 @@ fn chain(targets: Vec<Target>) -> Chain {
 }
 
 fn endpoints(ports: &[u16]) -> EndpointsByTarget {
-    let endpoint = |port: &u16| Arc::new(Endpoint { id: port.to_string().into(), address: tcp(*port), weight: 1, health: Health::Passing });
+    let endpoint = |port: &u16| {
+        Arc::new(Endpoint { id: port.to_string().into(), address: tcp(*port), weight: 1, health: Health::Passing, dial: None })
+    };
     BTreeMap::from([(TargetId(TARGET.into()), ports.iter().map(endpoint).collect())])
 }
 
@@ -100,11 +102,15 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
 }
 
 fn compiled(sidecar: &SidecarInputs, last: &Snapshot) -> Compiled {
-    compile(&BTreeMap::from([(ID.into(), sidecar.clone())]), last)
+    compile(&Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar.clone())]), ingress: None }, last)
 }
 
 fn listener<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Listener> {
     &snapshot.listeners[&ListenerKey { sidecar: ID.into(), name: name.into() }]
+}
+
+fn identity<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Identity> {
+    listener(snapshot, name).identity.as_ref().unwrap()
 }
 
 #[test]
@@ -141,7 +147,7 @@ fn what_did_not_change_keeps_its_arc() {
     let second = compiled(&inputs, &first).snapshot;
     assert!(Arc::ptr_eq(listener(&first, "public"), listener(&second, "public")));
     assert!(!Arc::ptr_eq(listener(&first, "upstream:api"), listener(&second, "upstream:api")));
-    assert!(Arc::ptr_eq(&listener(&first, "public").identity, &listener(&second, "upstream:api").identity));
+    assert!(Arc::ptr_eq(identity(&first, "public"), identity(&second, "upstream:api")));
 }
 
 #[test]
@@ -173,13 +179,13 @@ fn a_bad_leaf_never_replaces_a_good_one() {
     let ca = Ca::new();
     let mut inputs = sidecar(&ca);
     let first = compiled(&inputs, &Snapshot::default()).snapshot;
-    let good = listener(&first, "public").identity.leaf.clone();
+    let good = identity(&first, "public").leaf.clone();
     let mut strangers_key = ca.leaf("web");
     strangers_key.key = ca.leaf("web").key;
     for (what, bad) in [("another CA", Ca::new().leaf("web")), ("another service", ca.leaf("api")), ("another key", strangers_key)] {
         inputs.leaf = Some(bad.clone());
         let next = compiled(&inputs, &first).snapshot;
-        assert_eq!(listener(&next, "public").identity.leaf, good, "{what}");
+        assert_eq!(identity(&next, "public").leaf, good, "{what}");
         assert_eq!(next.problems.len(), 1, "{what}");
         let start = compiled(&inputs, &Snapshot::default());
         assert!(start.snapshot.listeners.is_empty(), "{what}: nothing may start with it");
@@ -194,10 +200,10 @@ fn a_removed_root_loses_its_trust_even_before_the_new_leaf_is_there() {
     let first = compiled(&inputs, &Snapshot::default()).snapshot;
     inputs.roots = Some(new.roots());
     let second = compiled(&inputs, &first).snapshot;
-    assert_eq!(listener(&second, "public").identity.roots, new.roots());
+    assert_eq!(identity(&second, "public").roots, new.roots());
     inputs.leaf = Some(new.leaf("web"));
     let third = compiled(&inputs, &second).snapshot;
-    assert_eq!(listener(&third, "public").identity.leaf, inputs.leaf.unwrap());
+    assert_eq!(identity(&third, "public").leaf, inputs.leaf.unwrap());
     assert!(third.problems.is_empty());
 }
 
@@ -209,7 +215,7 @@ fn an_upstream_without_a_usable_chain_keeps_its_last_form_with_the_new_leaf() {
     inputs.upstreams.get_mut(&UpstreamKey("api".into())).unwrap().chain = Some(Err("routers are not supported yet".into()));
     inputs.leaf = Some(ca.leaf("web"));
     let second = compiled(&inputs, &first).snapshot;
-    assert_eq!(listener(&second, "upstream:api").identity.leaf, inputs.leaf.clone().unwrap());
+    assert_eq!(identity(&second, "upstream:api").leaf, inputs.leaf.clone().unwrap());
     assert_eq!(second.problems[0].path, "upstream api");
     let start = compiled(&inputs, &Snapshot::default());
     assert_eq!((start.snapshot.listeners.len(), start.missing.len()), (1, 0), "it does not hold the sidecar back");

@@ -76,7 +76,7 @@ enum Side {
 impl Side {
     fn of(role: &Role) -> Self {
         match role {
-            Role::Inbound(_) | Role::Exposed(_) => Self::Inbound,
+            Role::Inbound(_) | Role::Exposed(_) | Role::Ingress(_) => Self::Inbound,
             Role::Upstream(upstream) => Self::Outbound(upstream.destination.clone()),
         }
     }

@@ -7,4 +7,5 @@ pub mod mesh;
 pub mod raw;
 pub mod sidecar;
 pub mod tls;
+pub mod web_pki;
 pub mod wire;

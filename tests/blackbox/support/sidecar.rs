@@ -37,6 +37,14 @@ impl Launch {
         Launch { command, name: format!("aralez connect {}", arguments.join(" ")), admin: Address::port(port) }
     }
 
+    /// The reverse proxy with this `main.yaml`; the admin API on a free port.
+    pub fn serve(main: &Path) -> Launch {
+        let port = free_port().unwrap();
+        let mut command = aralez();
+        command.arg("-c").arg(main).args(["-admin-bind", &format!("127.0.0.1:{port}")]);
+        Launch { command, name: "aralez -c".to_owned(), admin: Address::port(port) }
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, argument: &str) -> Launch {
         self.command.arg(argument);
@@ -62,6 +70,11 @@ impl Launch {
         }
         self.command = shell;
         self
+    }
+
+    /// The command as it is, to be started in another way; and where the admin API will be.
+    pub fn command(self) -> (Command, Address) {
+        (self.command, self.admin)
     }
 
     /// Starts the process and does not wait.
@@ -152,6 +165,16 @@ impl Aralez {
     /// What it logged: stdout and stderr, at most the last 64 KiB.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Where its admin API is.
+    pub fn admin_address(&self) -> &Address {
+        &self.admin
     }
 
     /// Sends a signal.

@@ -40,6 +40,7 @@ fn endpoint(entry: &ServiceEntry, local: bool, only_passing: bool, names: &Resol
         address: Address::Tcp((ip, port).into()),
         weight: weight(entry.service.weights.unwrap_or_default(), health),
         health,
+        dial: None,
     })
 }
 

@@ -10,7 +10,7 @@ use crate::{
 
 fn endpoint(n: usize, health: Health) -> Arc<Endpoint> {
     let address = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
-    Arc::new(Endpoint { id: format!("node/{n}").into(), address, weight: 1, health })
+    Arc::new(Endpoint { id: format!("node/{n}").into(), address, weight: 1, health, dial: None })
 }
 
 fn ten() -> Vec<Arc<Endpoint>> {

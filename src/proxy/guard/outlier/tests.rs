@@ -56,7 +56,7 @@ impl Scene {
 
 fn endpoint(n: usize) -> Arc<Endpoint> {
     let address = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
-    Arc::new(Endpoint { id: format!("node/{n}").into(), address, weight: 1, health: Health::Passing })
+    Arc::new(Endpoint { id: format!("node/{n}").into(), address, weight: 1, health: Health::Passing, dial: None })
 }
 
 #[test]

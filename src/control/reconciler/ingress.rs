@@ -1,0 +1,102 @@
+//! What the sources of the reverse proxy tell the reconciler.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Fed;
+use crate::{
+    model::{
+        cluster::{Endpoint, TargetId},
+        ingress::{Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
+        jwt::{KeyPlace, KeySet},
+        registration::Unusable,
+    },
+    snapshot::IngressInputs,
+};
+
+/// Something new about the reverse proxy.
+#[derive(Debug)]
+pub enum IngressChange {
+    /// Its listeners.
+    Listeners(Arc<IngressListeners>),
+    /// A new routing, with the endpoints of all its pools: the two come in one step, so that no request meets a route whose servers are not known yet.
+    Routing {
+        /// Which request goes where.
+        routing: Arc<Routing>,
+        /// The endpoints of its pools.
+        endpoints: PoolEndpoints,
+    },
+    /// The endpoints of one pool, all of them; a pool that the routing does not have is passed over.
+    Endpoints {
+        /// The pool.
+        pool: TargetId,
+        /// Its endpoints.
+        endpoints: Arc<[Arc<Endpoint>]>,
+    },
+    /// The certificates.
+    Certificates(Arc<Certificates>),
+    /// What ACME servers ask for.
+    Challenges(Arc<Challenges>),
+    /// The keys of a place, or why they could not be read; those known before stay then.
+    Keys {
+        /// The place.
+        place: KeyPlace,
+        /// Its keys.
+        keys: Result<Arc<KeySet>, String>,
+    },
+    /// All that is wrong with one source at present; empty once it is well.
+    Problems {
+        /// Names the source: `upstreams`, `certificates`, `dns`, `acme`.
+        source: Arc<str>,
+        /// What is wrong.
+        problems: Vec<Unusable>,
+    },
+}
+
+/// Where the sources of the reverse proxy bring their changes; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct IngressFeed {
+    pub(super) changes: mpsc::UnboundedSender<Fed>,
+}
+
+impl IngressFeed {
+    /// Hands over a change. Once the reconciler has ended, changes go nowhere: the process is shutting down.
+    pub fn send(&self, change: IngressChange) {
+        let _ = self.changes.send(Fed::Ingress(change));
+    }
+
+    /// Waits until everything that was sent so far is published; gives the generation that holds it. `None` when the process is shutting down.
+    pub async fn published(&self) -> Option<u64> {
+        let (done, published) = oneshot::channel();
+        self.changes.send(Fed::Mark(done)).ok()?;
+        published.await.ok()
+    }
+}
+
+/// Applies a change to the inputs.
+pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
+    match change {
+        IngressChange::Listeners(listeners) => inputs.listeners = Some(listeners),
+        IngressChange::Routing { routing, endpoints } => {
+            inputs.routing = Some(routing);
+            inputs.endpoints = endpoints;
+        }
+        IngressChange::Endpoints { pool, endpoints } => {
+            let known = inputs.routing.as_ref().is_some_and(|routing| routing.pools.iter().any(|known| known.id == pool));
+            if known {
+                inputs.endpoints.insert(pool, endpoints);
+            }
+        }
+        IngressChange::Certificates(certificates) => inputs.certificates = Some(certificates),
+        IngressChange::Challenges(challenges) => inputs.challenges = challenges,
+        IngressChange::Keys { place, keys } => {
+            if keys.is_ok() || !matches!(inputs.keys.get(&place), Some(Ok(_))) {
+                inputs.keys.insert(place, keys);
+            }
+        }
+        IngressChange::Problems { source, problems } => {
+            inputs.problems.insert(source, problems);
+        }
+    }
+}

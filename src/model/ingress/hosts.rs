@@ -1,0 +1,157 @@
+//! Names and paths: which route takes a request.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use serde::{Serialize, Serializer};
+
+/// The hosts of a routing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Hosts {
+    exact: HashMap<Box<str>, Paths>,
+    /// By what follows `*.`.
+    wildcard: HashMap<Box<str>, Paths>,
+    default: Option<Paths>,
+}
+
+impl Hosts {
+    /// Adds a host by its name in the file: `shop.example`, `*.shop.example`, `[::1]`, or `DEFAULT` or `*` for every other. Gives back the
+    /// paths of the same host if it was there already.
+    pub fn insert(&mut self, name: &str, paths: Paths) -> Option<Paths> {
+        let name = canonical(name);
+        match name.strip_prefix("*.") {
+            _ if *name == *"*" || *name == *"default" => self.default.replace(paths),
+            Some(rest) => self.wildcard.insert(rest.into(), paths),
+            None => self.exact.insert(name.into(), paths),
+        }
+    }
+
+    /// The paths of the host that an authority (`name`, `name:port`, `[v6]:port`) names: exact, then `*.name` for one label, then the one for
+    /// every other. Case, port and a trailing dot do not matter.
+    pub fn find(&self, authority: &str) -> Option<&Paths> {
+        let name = canonical(authority);
+        let wildcard = || self.wildcard.get(name.split_once('.')?.1);
+        self.exact.get(&*name).or_else(wildcard).or(self.default.as_ref())
+    }
+}
+
+/// A host in its one form: lower case, without port and trailing dot.
+pub fn canonical(authority: &str) -> Cow<'_, str> {
+    let name = match authority.strip_prefix('[').and_then(|rest| rest.find(']')) {
+        Some(end) => authority.get(..end + 2).unwrap_or(authority),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|b| b.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }
+}
+
+/// The paths of a host: a configured prefix, as written, and the place of its route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    routes: HashMap<Box<str>, usize>,
+    longest: usize,
+}
+
+impl Paths {
+    /// Adds a prefix. Gives back the place that it had already.
+    pub fn insert(&mut self, prefix: &str, place: usize) -> Option<usize> {
+        self.longest = self.longest.max(prefix.len());
+        self.routes.insert(prefix.into(), place)
+    }
+
+    /// The route of a normalised path: the longest configured prefix at a `/` boundary. `/foo` takes `/foo`, `/foo/` and `/foo/x`, not
+    /// `/foobar`; `/foo/` takes `/foo/` and `/foo/x`, not `/foo`.
+    pub fn find(&self, path: &str) -> Option<usize> {
+        if path.len() <= self.longest
+            && let Some(place) = self.routes.get(path)
+        {
+            return Some(*place);
+        }
+        // A prefix ends before a slash or with it.
+        let slashes = path.bytes().enumerate().take(self.longest + 1).filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+        let mut ends: Vec<usize> = slashes.collect();
+        while let Some(at) = ends.pop() {
+            let with = path.get(..=at).and_then(|prefix| self.routes.get(prefix));
+            if let Some(place) = with.or_else(|| self.routes.get(path.get(..at)?)) {
+                return Some(*place);
+            }
+        }
+        None
+    }
+}
+
+impl Serialize for Paths {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let sorted: std::collections::BTreeMap<_, _> = self.routes.iter().collect();
+        serializer.collect_map(sorted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(prefixes: &[&str]) -> Paths {
+        let mut paths = Paths::default();
+        for (place, prefix) in prefixes.iter().enumerate() {
+            assert_eq!(paths.insert(prefix, place), None);
+        }
+        paths
+    }
+
+    #[test]
+    fn the_longest_prefix_at_a_slash_takes_a_path() {
+        let table = paths(&["/", "/foo", "/foo/bar", "/dir/", "/a/b/c"]);
+        for (path, place) in [
+            ("/", 0),
+            ("/foo", 1),
+            ("/foo/", 1),
+            ("/foo/x/y", 1),
+            ("/foobar", 0),
+            ("/foo/bar", 2),
+            ("/foo/bar/", 2),
+            ("/foo/barn", 1),
+            ("/dir", 0),
+            ("/dir/", 3),
+            ("/dir/x", 3),
+            ("/a/b", 0),
+            ("/a/b/c/d", 4),
+            ("/FOO", 0),
+        ] {
+            assert_eq!(table.find(path), Some(place), "{path}");
+        }
+        assert_eq!(paths(&["/foo"]).find("/bar"), None);
+        assert_eq!(paths(&["/foo"]).find(&"/x".repeat(10_000)), None);
+    }
+
+    #[test]
+    fn hosts_match_without_case_port_and_trailing_dot() {
+        let mut hosts = Hosts::default();
+        for (place, name) in ["A.test", "*.a.test", "[::1]", "DEFAULT"].into_iter().enumerate() {
+            assert_eq!(hosts.insert(name, paths(&[&format!("/{place}")])), None);
+        }
+        let taken = |authority: &str| (0..4).find(|place| hosts.find(authority).unwrap().find(&format!("/{place}")).is_some());
+        for (authority, place) in [
+            ("a.test", 0),
+            ("A.TEST.:8080", 0),
+            ("b.a.test", 1),
+            ("c.b.a.test", 3),
+            (".a.test", 1),
+            ("[::1]:80", 2),
+            ("[::1]", 2),
+            ("[::2]", 3),
+            ("other", 3),
+            ("", 3),
+        ] {
+            assert_eq!(taken(authority), Some(place), "{authority}");
+        }
+        assert_eq!(
+            hosts.insert("*", paths(&[])),
+            Some(paths(&["/3"])).map(|_| {
+                let mut p = Paths::default();
+                p.insert("/3", 0);
+                p
+            })
+        );
+        assert_eq!(Hosts::default().find("a"), None);
+    }
+}

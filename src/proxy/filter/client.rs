@@ -1,0 +1,178 @@
+//! Who the client is, and what servers are told of it.
+//!
+//! What a client says of itself (`X-Forwarded-*`, `X-Real-IP`, `Forwarded`) is believed only from trusted proxies; none is trusted unless the
+//! configuration names it. From everybody else these fields are overwritten.
+
+use std::net::IpAddr;
+
+use http::header::{FORWARDED, HOST, HeaderName};
+use pingora_core::Result;
+use pingora_http::RequestHeader;
+
+use crate::model::ingress::{ClientAddress, Networks};
+
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// The client of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Its address: the peer's, or behind trusted proxies the last address that none of them has. `None` on a Unix socket.
+    pub address: Option<IpAddr>,
+    /// Whether it spoke TLS, to us or to a trusted proxy.
+    pub https: bool,
+    /// The peer, if it is a trusted proxy: its fields are kept and added to.
+    trusted: bool,
+    /// The address of the peer.
+    peer: Option<IpAddr>,
+}
+
+impl Client {
+    /// The client of a request that came from `peer`, over TLS or not.
+    pub fn of(request: &RequestHeader, peer: Option<IpAddr>, tls: bool, rules: &ClientAddress) -> Self {
+        let peer = peer.map(|peer| peer.to_canonical());
+        let trusted = peer.is_some_and(|peer| rules.trusted.contain(peer));
+        if !trusted {
+            return Self { address: peer, https: tls, trusted, peer };
+        }
+        let proto = request.headers.get(&PROTO).and_then(|proto| proto.to_str().ok());
+        let https = proto.map_or(tls, |proto| proto.rsplit(',').next().is_some_and(|last| last.trim().eq_ignore_ascii_case("https")));
+        Self { address: forwarded_for(request, &rules.trusted).or(peer), https, trusted, peer }
+    }
+
+    /// Tells the server who the client is. `host` is what the client called, `port` where it reached us.
+    ///
+    /// # Errors
+    /// When a header cannot be written, which no input can cause.
+    pub fn tell(&self, request: &mut RequestHeader, host: Option<String>, port: Option<u16>, rules: &ClientAddress) -> Result<()> {
+        if !self.trusted {
+            for name in [&FOR, &PROTO, &FORWARDED_HOST, &PORT, &REAL_IP, &FORWARDED] {
+                request.remove_header(name);
+            }
+        }
+        let proto = if self.https { "https" } else { "http" };
+        if let Some(peer) = self.peer {
+            let before = joined(request, &FOR);
+            request.insert_header(FOR, before.map_or_else(|| peer.to_string(), |before| format!("{before}, {peer}")))?;
+        }
+        if let Some(address) = self.address {
+            request.insert_header(REAL_IP, address.to_string())?;
+        }
+        request.insert_header(PROTO, proto)?;
+        if let Some(host) = &host
+            && !request.headers.contains_key(&FORWARDED_HOST)
+        {
+            request.insert_header(FORWARDED_HOST, host)?;
+        }
+        if let Some(port) = port
+            && !request.headers.contains_key(&PORT)
+        {
+            request.insert_header(PORT, port.to_string())?;
+        }
+        if rules.forwarded {
+            let node = self.peer.map_or_else(|| "unknown".to_owned(), node);
+            let host = host.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
+            let element = format!("for={node};proto={proto}{host}");
+            let before = joined(request, &FORWARDED);
+            request.insert_header(FORWARDED, before.map_or_else(|| element.clone(), |before| format!("{before}, {element}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// An address as RFC 7239 writes it (section 6).
+fn node(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    }
+}
+
+fn joined(request: &RequestHeader, name: &HeaderName) -> Option<String> {
+    let lines: Vec<&str> = request.headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+/// What the client called, for `X-Forwarded-Host`.
+pub fn called(request: &RequestHeader) -> Option<String> {
+    let authority = request.uri.authority().map(|authority| authority.as_str());
+    Some(authority.or_else(|| request.headers.get(HOST)?.to_str().ok())?.to_owned())
+}
+
+/// The last address of `X-Forwarded-For` that no trusted proxy has; from the right, since each hop adds itself there. An entry that is no address ends
+/// the search: what stands before it cannot be relied on.
+fn forwarded_for(request: &RequestHeader, trusted: &Networks) -> Option<IpAddr> {
+    let lines: Vec<&str> = request.headers.get_all(&FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+    let mut last = None;
+    for entry in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
+        let Some(address) = address(entry.trim()) else { break };
+        last = Some(address);
+        if !trusted.contain(address) {
+            break;
+        }
+    }
+    last
+}
+
+/// An entry of `X-Forwarded-For`; some proxies add the port.
+fn address(entry: &str) -> Option<IpAddr> {
+    let bare = entry.strip_prefix('[').and_then(|rest| rest.split(']').next()).unwrap_or(entry);
+    let address = bare.parse().ok().or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()));
+    address.map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(trusted: &str) -> ClientAddress {
+        let trusted = Networks(trusted.split_whitespace().map(|network| network.parse().unwrap()).collect());
+        ClientAddress { trusted, ..ClientAddress::default() }
+    }
+
+    fn request(fields: &[(&'static str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        head
+    }
+
+    #[test]
+    fn only_trusted_proxies_speak_for_others() {
+        let forged = [("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-for", "10.0.0.9:443"), ("x-forwarded-proto", "https")];
+        for (peer, trusted, address, https) in [
+            ("127.0.0.1", "", "127.0.0.1", false),
+            ("127.0.0.1", "127.0.0.0/8", "10.0.0.9", true),
+            ("127.0.0.1", "127.0.0.0/8 10.0.0.0/8", "2.2.2.2", true),
+            ("::ffff:127.0.0.1", "127.0.0.1/32", "10.0.0.9", true),
+            ("127.0.0.1", "0.0.0.0/0", "1.1.1.1", true),
+            ("::1", "127.0.0.0/8", "::1", false),
+        ] {
+            let client = Client::of(&request(&forged), peer.parse().ok(), false, &rules(trusted));
+            assert_eq!((client.address, client.https), (address.parse().ok(), https), "{peer} with {trusted:?} trusted");
+        }
+        let odd = request(&[("x-forwarded-for", "1.1.1.1, unknown, 10.0.0.1")]);
+        assert_eq!(Client::of(&odd, "10.0.0.2".parse().ok(), true, &rules("10.0.0.0/8")).address, "10.0.0.1".parse().ok());
+    }
+
+    #[test]
+    fn servers_are_told_the_truth() {
+        let told = |trusted: &str, fields: &[(&'static str, &str)]| {
+            let mut head = request(fields);
+            let rules = ClientAddress { forwarded: true, ..rules(trusted) };
+            let client = Client::of(&head, "2001:db8::1".parse().ok(), true, &rules);
+            client.tell(&mut head, Some("shop.example".to_owned()), Some(443), &rules).unwrap();
+            let names = ["x-forwarded-for", "x-real-ip", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"];
+            names.map(|name| head.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("|"))
+        };
+        let ours = "for=\"[2001:db8::1]\";proto=https;host=\"shop.example\"";
+        let fields = [("x-forwarded-for", "6.6.6.6"), ("x-real-ip", "6.6.6.6"), ("x-forwarded-host", "evil"), ("forwarded", "for=6.6.6.6")];
+        assert_eq!(told("", &fields), ["2001:db8::1", "2001:db8::1", "https", "shop.example", "443", ours]);
+        let behind = format!("for=6.6.6.6, {ours}");
+        assert_eq!(told("2001:db8::/32", &fields), ["6.6.6.6, 2001:db8::1", "6.6.6.6", "https", "evil", "443", &behind]);
+    }
+}

@@ -1,0 +1,158 @@
+//! A cluster with its living parts: balancing state, limits, passive health, and its endpoints as they are dialled.
+
+use std::{sync::Arc, time::Instant};
+
+use http::HeaderValue;
+use openssl::ssl::SslContext;
+use pingora_core::upstreams::peer::HttpPeer;
+
+use super::dial::Peers;
+use crate::{
+    model::{
+        cluster::{Cluster, Endpoint, Trust},
+        listener::{Listener, Protocol},
+        matching::RequestView,
+        secret::Secret,
+    },
+    proxy::{
+        balance::{
+            Balancer, Hosts,
+            sticky::{StickyTable, Stuck, mesh_key, sealed_key},
+            warmth,
+        },
+        guard::{ClusterState, EndpointState, Outcome},
+        tls::Keys,
+    },
+};
+
+/// A cluster with its living parts.
+pub struct LiveCluster {
+    /// The cluster of the snapshot.
+    pub cluster: Arc<Cluster>,
+    /// Limits and passive health; outlives snapshots.
+    pub state: Arc<ClusterState>,
+    /// The living state of each endpoint, by its place.
+    pub endpoints: Vec<Arc<EndpointState>>,
+    balancer: Balancer,
+    sticky: Option<StickyTable>,
+    peers: Peers,
+    /// Dials opaque connections; only for protocol `tcp`.
+    pub dialer: Option<Dialer>,
+    epoch: Option<u64>,
+}
+
+/// Dials mesh peers for opaque connections.
+pub struct Dialer {
+    /// Checks the identity inside the handshake.
+    pub context: SslContext,
+    /// The server name that is sent.
+    pub sni: Arc<str>,
+}
+
+impl LiveCluster {
+    /// Whether any endpoint is healthy by its checks.
+    pub fn has_endpoint(&self) -> bool {
+        !self.balancer.is_empty()
+    }
+
+    /// The place of an endpoint for the next try: healthy, not ejected, none of `tried`.
+    pub fn pick(&self, hash: Option<u64>, stuck: Stuck, tried: &[Arc<Endpoint>]) -> Option<usize> {
+        let draw = self.balancer.draw(stuck.hash.or(hash), stuck.place);
+        self.balancer.pick(draw, &Now { cluster: self, tried, now: Instant::now() })
+    }
+
+    /// What the request's sticky cookie says, where sticky sessions are on.
+    pub fn stuck(&self, request: &RequestView<'_>) -> Stuck {
+        self.sticky.as_ref().map(|table| table.find(request)).unwrap_or_default()
+    }
+
+    /// The cookie that ties the caller to the endpoint at `place`, unless `stuck` says that it has it.
+    pub fn sticky_cookie(&self, stuck: Stuck, place: usize, secure: bool) -> Option<HeaderValue> {
+        self.sticky.as_ref().filter(|_| stuck.place != Some(place))?.cookie_for(place, secure)
+    }
+
+    /// Notes how a try at an endpoint ended, for passive health.
+    pub fn report(&self, place: usize, outcome: Outcome) {
+        if let Some(endpoint) = self.endpoints.get(place) {
+            self.state.outliers.report(endpoint, outcome, &self.cluster.passive, Instant::now(), || fastrand::u32(..100));
+        }
+    }
+
+    /// The chosen endpoint as Pingora dials it.
+    pub fn peer(&self, place: usize, endpoint: &Endpoint) -> Option<HttpPeer> {
+        self.peers.peer(place, endpoint)
+    }
+}
+
+/// A cluster's endpoints at this moment, for one request.
+struct Now<'a> {
+    cluster: &'a LiveCluster,
+    tried: &'a [Arc<Endpoint>],
+    now: Instant,
+}
+
+impl Hosts for Now<'_> {
+    fn available(&self, place: usize) -> bool {
+        let (Some(endpoint), Some(state)) = (self.cluster.cluster.endpoints.get(place), self.cluster.endpoints.get(place)) else {
+            return false;
+        };
+        endpoint.is_healthy() && !state.is_ejected(self.now) && !self.tried.iter().any(|t| Arc::ptr_eq(t, endpoint))
+    }
+
+    fn active(&self, place: usize) -> u32 {
+        self.cluster.endpoints.get(place).map_or(0, |state| state.active())
+    }
+
+    fn warmth(&self, place: usize) -> f64 {
+        match (self.cluster.cluster.balance.slow_start, self.cluster.endpoints.get(place)) {
+            (Some(window), Some(state)) => warmth(state.healthy_for(self.now), window),
+            _ => 1.0,
+        }
+    }
+}
+
+/// Makes a cluster of a listener live; what did not change is taken over from `known`, and living state with it.
+///
+/// # Errors
+/// In words, when OpenSSL refuses something of it or its endpoints could not be verified.
+pub(super) fn live_cluster(
+    listener: &Listener,
+    cluster: &Arc<Cluster>,
+    keys: Option<&Keys>,
+    sealing: Option<&Secret>,
+    known: &[Arc<LiveCluster>],
+) -> Result<Arc<LiveCluster>, String> {
+    let named = |k: &&Arc<LiveCluster>| k.cluster.target == cluster.target && k.cluster.balance.policy == cluster.balance.policy;
+    let before = known.iter().find(named);
+    let epoch = keys.map(|keys| keys.epoch);
+    if let Some(same) = before.filter(|k| Arc::ptr_eq(&k.cluster, cluster) && k.epoch == epoch) {
+        return Ok(same.clone());
+    }
+    let now = Instant::now();
+    let dialer = match (cluster.protocol, &cluster.trust, keys) {
+        (Protocol::Tcp, Trust::Mesh { sni, expected }, Some(keys)) => {
+            let context = keys.dialer(&listener.tls, expected.clone()).map_err(|e| e.to_string())?;
+            Some(Dialer { context, sni: sni.clone() })
+        }
+        _ => None,
+    };
+    let sticky = cluster.balance.sticky.as_ref().map(|sticky| {
+        let key = match (&listener.identity, sealing) {
+            (Some(identity), _) => mesh_key(&identity.roots.trust_domain, &cluster.service),
+            (None, Some(secret)) => sealed_key(secret, &cluster.target),
+            (None, None) => return Err("there is nothing to seal sticky cookies with".to_owned()),
+        };
+        StickyTable::new(sticky, &key, &cluster.endpoints).map_err(|e| e.to_string())
+    });
+    let state = before.map_or_else(|| Arc::new(ClusterState::new(now)), |b| b.state.clone());
+    Ok(Arc::new(LiveCluster {
+        cluster: cluster.clone(),
+        endpoints: state.follow(&cluster.endpoints, now),
+        state,
+        balancer: Balancer::new(cluster.balance.policy, &cluster.endpoints, before.map(|b| &b.balancer)),
+        sticky: sticky.transpose()?,
+        peers: Peers::new(cluster, keys)?,
+        dialer,
+        epoch,
+    }))
+}

@@ -1,0 +1,166 @@
+//! The reverse proxy's inputs to its listeners.
+
+use std::sync::Arc;
+
+use super::Compiled;
+use crate::{
+    model::{
+        access_log::AccessLog,
+        cluster::{Cluster, Subset, Trust},
+        identity::ServiceName,
+        ingress::{
+            Action, Ingress, IngressRoute, IngressTls, Paths, Pool, Routing,
+            auth::AuthKind,
+            filters::{Files, Filters},
+            hosts::Hosts,
+        },
+        jwt::{KeySource, Provider, Providers},
+        listener::{Bind, Listener, ListenerKey, Protocol, Role},
+        mesh::TlsBounds,
+        route::Route,
+    },
+    snapshot::{IngressInputs, Problem, Snapshot},
+};
+
+/// What stands in the place of a sidecar's id.
+const NAME: &str = "ingress";
+
+/// Adds the listeners of the reverse proxy to the snapshot.
+pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compiled) {
+    for unusable in inputs.problems.values().flatten() {
+        problem(out, &unusable.path, &unusable.why, &unusable.advice);
+    }
+    let (Some(listeners), Some(routing)) = (&inputs.listeners, &inputs.routing) else {
+        return out.missing.push(format!("{NAME}: routes"));
+    };
+    let clusters = clusters(inputs, routing, last);
+    let providers = Arc::new(providers(inputs, routing));
+    let https_port = listeners.tls.as_ref().map(|tls| tls.public_port.unwrap_or_else(|| port(&tls.bind)));
+    let ingress = |tls| Ingress {
+        tls,
+        routing: routing.clone(),
+        clusters: clusters.clone(),
+        providers: providers.clone(),
+        client: listeners.client.clone(),
+        https_port,
+        challenges: inputs.challenges.clone(),
+        sealing: listeners.sealing.clone(),
+    };
+    if let Some(bind) = &listeners.http {
+        add(out, last, "http", bind, &listeners.access_log, ingress(None));
+    }
+    if let Some(tls) = &listeners.tls {
+        match &inputs.certificates {
+            None => out.missing.push(format!("{NAME}: certificates")),
+            Some(none) if none.pairs.is_empty() => {
+                problem(out, "certificates", "there is none, so TLS is not served", "put NAME.crt and NAME.key into the folder");
+            }
+            Some(certificates) => {
+                let tls_parts = IngressTls {
+                    grade: tls.grade,
+                    certificates: certificates.clone(),
+                    client_auth: tls.client_auth.clone(),
+                    hsts: tls.hsts,
+                };
+                add(out, last, "https", &tls.bind, &listeners.access_log, ingress(Some(tls_parts)));
+            }
+        }
+    }
+    if let Some((bind, files)) = &listeners.files {
+        let routing = Arc::new(only_files(files));
+        let (clusters, providers) = Default::default();
+        add(out, last, "files", bind, &listeners.access_log, Ingress { routing, clusters, providers, ..ingress(None) });
+    }
+}
+
+fn add(out: &mut Compiled, last: &Snapshot, name: &str, bind: &Bind, access_log: &Arc<AccessLog>, ingress: Ingress) {
+    let listener = Listener {
+        key: ListenerKey { sidecar: NAME.into(), name: name.into() },
+        service: ServiceName::local(NAME),
+        bind: bind.clone(),
+        protocol: Protocol::Http,
+        identity: None,
+        tls: TlsBounds::default(),
+        access_log: access_log.clone(),
+        role: Role::Ingress(Box::new(ingress)),
+    };
+    let same = last.listeners.get(&listener.key).filter(|last| ***last == listener).cloned();
+    out.snapshot.listeners.insert(listener.key.clone(), same.unwrap_or_else(|| Arc::new(listener)));
+}
+
+fn problem(out: &mut Compiled, path: &str, why: &str, advice: &str) {
+    out.snapshot.problems.push(Problem { sidecar: NAME.to_owned(), path: path.to_owned(), why: why.to_owned(), advice: advice.to_owned() });
+}
+
+fn port(bind: &Bind) -> u16 {
+    match &bind.address {
+        crate::model::listener::Address::Tcp(address) => address.port(),
+        crate::model::listener::Address::Unix(_) => 443,
+    }
+}
+
+/// A cluster for each pool; those that did not change keep their `Arc`.
+fn clusters(inputs: &IngressInputs, routing: &Routing, last: &Snapshot) -> Vec<Arc<Cluster>> {
+    let known = last.listeners.values().find_map(|listener| match &listener.role {
+        Role::Ingress(ingress) if !ingress.clusters.is_empty() => Some(&ingress.clusters),
+        _ => None,
+    });
+    let made = routing.pools.iter().enumerate().map(|(place, pool)| {
+        let cluster = cluster(inputs, pool);
+        // Unchanged routings keep their pools' places; otherwise the cluster is looked for.
+        let at_place = known.and_then(|known| known.get(place)).filter(|known| ***known == cluster);
+        let same = at_place.or_else(|| known?.iter().find(|known| ***known == cluster));
+        same.cloned().unwrap_or_else(|| Arc::new(cluster))
+    });
+    made.collect()
+}
+
+fn cluster(inputs: &IngressInputs, pool: &Pool) -> Cluster {
+    Cluster {
+        target: pool.id.clone(),
+        service: ServiceName::local(&pool.id.0),
+        datacenter: "".into(),
+        trust: Trust::Servers { tls: pool.tls.clone(), proxy_header: pool.proxy_header },
+        subset: Subset::default(),
+        protocol: Protocol::Http,
+        connect_timeout: pool.connect_timeout,
+        balance: pool.balance.clone(),
+        limits: pool.limits,
+        passive: pool.passive,
+        endpoints: inputs.endpoints.get(&pool.id).cloned().unwrap_or_else(|| Arc::new([])),
+    }
+}
+
+/// The token issuers of the routing's filters, with their keys as far as they are known.
+fn providers(inputs: &IngressInputs, routing: &Routing) -> Providers {
+    let auths = routing.routes.iter().filter_map(|route| match &route.filters.auth.as_ref()?.kind {
+        AuthKind::Jwt(jwt) => Some(jwt),
+        _ => None,
+    });
+    let provider = |jwt: &crate::model::ingress::auth::JwtAuth| {
+        let keys = match &jwt.entry.keys {
+            KeySource::Entry(keys) => Ok(keys.clone()),
+            KeySource::Nowhere(why) => Err(why.clone()),
+            KeySource::Place(place) => match inputs.keys.get(place) {
+                Some(keys) => keys.clone().map_err(Into::into),
+                None => Err("its keys have not been read yet".into()),
+            },
+        };
+        (jwt.provider.clone(), Arc::new(Provider { entry: jwt.entry.clone(), keys }))
+    };
+    auths.map(provider).collect()
+}
+
+/// The routing of the file server: every name and path is a file.
+fn only_files(files: &Files) -> Routing {
+    let mut paths = Paths::default();
+    paths.insert("/", 0);
+    let mut hosts = Hosts::default();
+    hosts.insert("*", paths);
+    let route = IngressRoute {
+        route: Route { name: "files".into(), ..Route::to(Vec::new()) },
+        action: Action::Files(files.clone()),
+        filters: Arc::new(Filters::default()),
+    };
+    Routing { hosts, routes: vec![route], pools: Vec::new() }
+}

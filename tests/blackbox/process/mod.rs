@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use aralez_integration::clients;
-use aralez_integration::net::Address;
 use aralez_integration::ports::free_port;
 use aralez_integration::process::Signal;
 use aralez_integration::wait::eventually;
@@ -20,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::support::fake_agent::{FakeAgent, upstream};
 use crate::support::mesh::web;
-use crate::support::sidecar::{Aralez, Launch};
+use crate::support::sidecar::Launch;
 
 /// For whatever takes no time but the machine's.
 const SOON: Duration = Duration::from_secs(20);
@@ -142,7 +141,8 @@ async fn sigusr1_opens_a_log_that_was_moved_anew() {
 }
 
 async fn grows(file: &Path, line: &str) {
-    let written = eventually(&format!("{line} in {}", file.display()), SOON, async || {
+    let what = format!("{line} in {}", file.display());
+    let written = eventually(&what, SOON, async || {
         ensure!(fs::read_to_string(file)?.contains(line));
         Ok(())
     });

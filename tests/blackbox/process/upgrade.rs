@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::ensure;
 use aralez_integration::clients::{self, HttpClient};
@@ -169,8 +168,8 @@ async fn sigquit_before_or_after_the_new_process_is_the_same() {
     let mut mesh = Mesh::start("http").await;
     let line = Line::new();
     line.begin(&mut mesh, "30").await;
-    let mut socket = clients::websocket(&mesh.entry, "/ws").await.unwrap();
     for quit_first in [true, false] {
+        let mut socket = clients::websocket(&mesh.entry, "/ws").await.unwrap();
         if quit_first {
             mesh.web.signal(Signal::QUIT);
             mesh.web.logged("SIGQUIT", SOON).await;
@@ -180,13 +179,13 @@ async fn sigquit_before_or_after_the_new_process_is_the_same() {
         old.logged("serves now", SOON).await;
         if !quit_first {
             old.signal(Signal::QUIT);
-        } else {
-            // What is open goes on.
-            socket.send(Message::text("on")).await.unwrap();
-            assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("on"));
-            socket.close(None).await.unwrap();
-            while let Some(Ok(_)) = socket.next().await {}
+            old.logged("handed over already", SOON).await;
         }
+        // What is open goes on.
+        socket.send(Message::text("on")).await.unwrap();
+        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("on"));
+        socket.close(None).await.unwrap();
+        while let Some(Ok(_)) = socket.next().await {}
         assert_eq!(old.exit(SOON).await.code(), Some(0));
         mesh.answered_by("api-1", SOON).await;
     }

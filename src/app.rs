@@ -3,6 +3,7 @@
 //! Two runtimes: one for control (watches, compile, admin), one for data, so that a slow decode never takes a request's thread.
 
 mod explain;
+mod ingress;
 mod life;
 
 use std::{
@@ -78,7 +79,8 @@ pub fn run(command: Command) -> Result<ExitCode, Failure> {
             telemetry::log::install(Level::Error, false, false).context("cannot set up the log")?;
             explain::run(*options)
         }
-        Command::Serve(_) | Command::Check(_) | Command::Schema(_) => {
+        Command::Serve(options) => ingress::run(options),
+        Command::Check(_) | Command::Schema(_) => {
             Err(Failure::Configuration(anyhow::anyhow!("the reverse proxy is not part of this version")))
         }
     }

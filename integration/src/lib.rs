@@ -12,6 +12,7 @@ pub mod clients;
 pub mod components;
 pub mod consul;
 pub mod datagrams;
+pub mod dns;
 pub mod envoy;
 pub mod load;
 pub mod net;

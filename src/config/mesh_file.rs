@@ -3,12 +3,13 @@
 //! Unknown keys are refused. What is wrong with the values is found all at once, each with its line and column; a text that has
 //! not the shape of a mesh file is refused at the first place where it departs from it.
 
-use std::{collections::HashMap, fmt, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use serde::Deserialize;
 use serde_saphyr::{Location, Spanned};
 
+use super::fault::{self, Check, Faults};
 use crate::model::{
     intention::{Action, DefaultPolicy, Pattern},
     listener::Protocol,
@@ -69,34 +70,6 @@ pub struct MeshIntention {
     pub action: Action,
 }
 
-/// What is wrong with a mesh file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Line, from 1.
-    pub line: u64,
-    /// Column, from 1.
-    pub column: u64,
-    /// What is wrong, and what would be right.
-    pub what: String,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.what)
-    }
-}
-
-/// All faults of a mesh file, in its order; never empty.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Faults(pub Vec<Fault>);
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines: Vec<String> = self.0.iter().map(Fault::to_string).collect();
-        f.write_str(&lines.join("\n"))
-    }
-}
-
 impl MeshFile {
     /// The mesh that runs when no file is named: the text of `examples/mesh.yaml`.
     pub const BUILT_IN: &str = include_str!("../../examples/mesh.yaml");
@@ -109,10 +82,8 @@ impl MeshFile {
         let Some(path) = path else { return Ok(Self::parse(Self::BUILT_IN)?) };
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-        Self::parse(&text).map_err(|Faults(faults)| {
-            let lines: Vec<String> = faults.iter().map(|fault| format!("{name}:{fault}")).collect();
-            anyhow::anyhow!(lines.join("\n"))
-        })
+        let named = Some(name.to_string().into());
+        Ok(Self::parse_as(&text, named)?)
     }
 
     /// Reads the text of a mesh file.
@@ -120,18 +91,15 @@ impl MeshFile {
     /// # Errors
     /// [`Faults`] with everything that is wrong.
     pub fn parse(text: &str) -> Result<Self, Faults> {
-        let raw: RawMesh = serde_saphyr::from_str(text).map_err(|error| Faults(vec![shape_fault(&error)]))?;
-        Check::default().mesh(raw)
+        Self::parse_as(text, None)
     }
-}
 
-fn shape_fault(error: &serde_saphyr::Error) -> Fault {
-    let error = error.without_snippet();
-    let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-    // The message names the place once more, at its end.
-    let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or(&text).to_owned();
-    Fault { line, column, what }
+    fn parse_as(text: &str, file: Option<Arc<str>>) -> Result<Self, Faults> {
+        match serde_saphyr::from_str(text) {
+            Ok(raw) => Checker { file, check: Check::default(), names: Vec::new(), ports: HashMap::new() }.mesh(raw),
+            Err(error) => Err(fault::of_parser(&error, &file)),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -171,15 +139,15 @@ struct RawIntention {
 }
 
 /// Gathers the faults of a mesh.
-#[derive(Default)]
-struct Check {
-    faults: Vec<Fault>,
+struct Checker {
+    file: Option<Arc<str>>,
+    check: Check,
     names: Vec<String>,
     /// Which port is whose.
     ports: HashMap<u16, String>,
 }
 
-impl Check {
+impl Checker {
     fn mesh(mut self, raw: RawMesh) -> Result<MeshFile, Faults> {
         if raw.services.value.is_empty() {
             self.fault(raw.services.referenced, "a mesh needs at least one service");
@@ -205,15 +173,11 @@ impl Check {
             },
             None => DefaultPolicy::Deny,
         };
-        if self.faults.is_empty() {
-            return Ok(MeshFile { services, intentions, default_policy });
-        }
-        self.faults.sort_by_key(|fault| (fault.line, fault.column));
-        Err(Faults(self.faults))
+        self.check.finish(MeshFile { services, intentions, default_policy })
     }
 
     fn fault(&mut self, at: Location, what: impl Into<String>) {
-        self.faults.push(Fault { line: at.line(), column: at.column(), what: what.into() });
+        self.check.fault(&fault::place(at, &self.file), what, "");
     }
 
     fn name(&mut self, name: &Spanned<String>) {
@@ -371,7 +335,7 @@ intentions:
 default_intention_policy: maybe
 ";
         let faults = MeshFile::parse(text).unwrap_err();
-        let told: Vec<String> = faults.0.iter().map(Fault::to_string).collect();
+        let told: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
         let expected = [
             "2:11: \"Web\" is no service name",
             "3:15: \"smtp\" is no protocol",

@@ -2,5 +2,11 @@
 
 pub mod acme;
 pub mod agent;
+pub mod fault;
+pub mod main_file;
 pub mod mesh_file;
 pub mod process;
+mod read;
+mod shape;
+mod tree;
+pub mod upstreams;

@@ -67,6 +67,12 @@ impl Bindings {
         self.unbound.lock().iter().map(|(key, why)| format!("listener {key}: {why}")).collect()
     }
 
+    /// Waits until the listeners follow a snapshot of this generation or a later one.
+    pub async fn applied(&self, generation: u64) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.applied.subscribe().wait_for(|applied| *applied >= generation).await;
+    }
+
     /// Copies of the sockets that accept, with the addresses that the snapshot has for them.
     ///
     /// # Errors
@@ -85,12 +91,6 @@ impl Bindings {
     /// Whether another process accepts on these sockets.
     pub fn is_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Acquire)
-    }
-
-    /// Waits until the listeners follow a snapshot of this generation or a later one.
-    pub async fn applied(&self, generation: u64) {
-        // The sender is ours: it cannot be gone.
-        let _ = self.applied.subscribe().wait_for(|applied| *applied >= generation).await;
     }
 
     /// How a listener's cluster fares; `None` for what is no upstream, or not up.

@@ -21,7 +21,7 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
-    filter::client::called,
+    filter::{auth::jwt::without_token, client::called},
     gate,
     guard::Outcome,
     headers,
@@ -30,7 +30,7 @@ use super::{
     record::{grpc_status, http_record},
     refusal::{Refusal, is_grpc},
     timing,
-    tls::{ServerIdentity, min_version},
+    tls::{AddressShown, ServerIdentity, min_version},
 };
 use crate::{
     model::{
@@ -91,6 +91,11 @@ impl Sidecar {
         side: impl Fn(&HeaderEdits) -> &Edits,
     ) -> pingora_core::Result<()> {
         let Some(live) = &exchange.live else { return Ok(()) };
+        if status != 0
+            && let Some(hsts) = ingress::strict_transport(live)
+        {
+            head.set("strict-transport-security".to_owned(), hsts)?;
+        }
         let Some((route, leg)) = exchange.taken(live) else { return Ok(()) };
         for edits in [&leg.headers, &route.headers].map(side).into_iter().filter(|edits| **edits != Edits::default()) {
             edits::apply(edits, head, &exchange.inputs(request, route, status))?;
@@ -130,6 +135,9 @@ impl ProxyHttp for Sidecar {
         let live = exchange.pin(&context);
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
+        if let Role::Ingress(_) = live.listener.role {
+            exchange.notes.target = without_token(&session.req_header().uri);
+        }
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }
@@ -157,7 +165,7 @@ impl ProxyHttp for Sidecar {
         };
         let mut peer = match (&live.side, &chosen.cluster) {
             (_, Some(cluster)) => match cluster.peer(chosen.place, &chosen.endpoint) {
-                Some(peer) => peer,
+                Some(peer) => cluster.announced(peer, exchange.context.as_deref()),
                 None => return Error::e_explain(ErrorType::InternalError, "no such endpoint"),
             },
             (Side::App(app), None) => {
@@ -188,8 +196,16 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         let Some(cluster) = exchange.chosen.as_ref().and_then(|c| c.cluster.as_ref()) else { return Ok(()) };
-        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else { return Ok(()) };
-        let shown = digest.and_then(|d| d.ssl_digest.as_ref()).and_then(|s| s.extension.get::<ServerIdentity>());
+        let extension = digest.and_then(|d| d.ssl_digest.as_ref()).map(|s| &s.extension);
+        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else {
+            return match extension.and_then(|extension| extension.get::<AddressShown>()) {
+                Some(AddressShown(false)) => {
+                    Error::e_explain(UNEXPECTED_IDENTITY, "the server's certificate is not for its address").map_err(Error::into_up)
+                }
+                _ => Ok(()),
+            };
+        };
+        let shown = extension.and_then(|extension| extension.get::<ServerIdentity>());
         let floor = exchange.live.as_ref().map(|l| min_version(&l.listener.tls));
         match shown {
             Some(ServerIdentity { id: Some(id), version }) if expected.contains(id) && *version >= floor => Ok(()),
@@ -229,7 +245,7 @@ impl ProxyHttp for Sidecar {
                     let port = context.local.map(|local| local.port());
                     client.tell(request, called(session.req_header()), port, &role.client)?;
                 }
-                headers::towards_server(request)?;
+                headers::towards_server(request, context.certificate.as_deref())?;
             }
             _ => headers::towards_peer(request)?,
         }

@@ -2,33 +2,35 @@
 
 use std::sync::Arc;
 
-use http::header;
-use openssl::ssl::SslAcceptor;
+use http::{HeaderValue, header};
 use pingora_proxy::Session;
 
 use super::{
     exchange::Exchange,
-    filter::client::Client,
+    filter::{
+        auth::{Asking, Authenticator},
+        client::Client,
+    },
     gate,
     live::{Live, LiveCluster, Side},
     refusal::{Answer, Refusal},
+    tls::names::Front,
 };
 use crate::model::{
-    ingress::{Action, Ingress, IngressRoute, Paths, filters::Redirect},
-    path::{EscapedSlashes, Normalization, Underscores},
+    ingress::{Action, Challenges, Ingress, IngressRoute, IngressTls, Paths, filters::Redirect, hosts::NORMALIZATION},
+    path::{EscapedSlashes, Normalization},
 };
-
-/// How requests of an ingress listener are brought into their one form: routes, policy and servers see the same path. Escaped slashes stay, but may not
-/// lead elsewhere (see [`refuse_hidden_route`]).
-const NORMALIZATION: Normalization =
-    Normalization { path: true, merge_slashes: true, escaped_slashes: EscapedSlashes::Keep, underscores: Underscores::Allow };
 
 /// The living parts of an ingress listener.
 pub struct IngressSide {
     /// Terminates TLS; `None` serves in clear.
-    pub acceptor: Option<SslAcceptor>,
+    pub acceptor: Option<Arc<Front>>,
+    /// `Strict-Transport-Security` of its answers.
+    hsts: Option<HeaderValue>,
     /// The clusters of the routing's pools, by their places.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// Who is asking.
+    auth: Arc<Authenticator>,
 }
 
 impl IngressSide {
@@ -40,10 +42,10 @@ impl IngressSide {
         if !clusters.is_empty() {
             shared.clusters.clone_from(&clusters);
         }
-        match &ingress.tls {
-            None => Ok(Self { acceptor: None, clusters }),
-            Some(_) => Err("TLS is not served yet".to_owned()),
-        }
+        let acceptor = ingress.tls.as_ref().map(|tls| shared.front(tls, &ingress.challenges)).transpose()?;
+        let hsts = ingress.tls.as_ref().and_then(|tls| tls.hsts).map(|age| format!("max-age={}", age.as_secs()));
+        let hsts = hsts.map(HeaderValue::try_from).transpose().map_err(|e| e.to_string())?;
+        Ok(Self { acceptor, hsts, clusters, auth: shared.auth.clone() })
     }
 }
 
@@ -52,6 +54,28 @@ impl IngressSide {
 pub struct Shared {
     /// The clusters that were made last: a server's limits and its passive health are one, whichever listener a request came in by.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// What terminates TLS; with it live the keys of session tickets.
+    front: Option<Arc<Front>>,
+    /// Failures to authenticate, and who was found right lately.
+    auth: Arc<Authenticator>,
+}
+
+impl Shared {
+    fn front(&mut self, tls: &IngressTls, challenges: &Challenges) -> Result<Arc<Front>, String> {
+        match &self.front {
+            Some(front) if front.is_for(tls) => front.follow(&tls.certificates, challenges)?,
+            _ => self.front = Some(Arc::new(Front::new(tls, challenges)?)),
+        }
+        self.front.clone().ok_or_else(|| "no TLS".to_owned())
+    }
+}
+
+/// `Strict-Transport-Security` (RFC 6797) of answers on a listener, made once; none in clear, where clients must ignore it (section 7.2).
+pub fn strict_transport(live: &Live) -> Option<HeaderValue> {
+    match &live.side {
+        Side::Ingress(side) => side.hsts.clone(),
+        Side::App(_) | Side::Upstream(_) => None,
+    }
 }
 
 /// What the ingress role made of a request.
@@ -82,7 +106,7 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     refuse_hidden_route(paths, view.path, place)?;
     let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
     exchange.take(live, place, &route.route, Some(&view));
-    filter(session, exchange, ingress, route)?;
+    filter(session, exchange, side, ingress, route).await?;
     match &route.action {
         Action::Redirect(redirect) => Err(redirected(redirect, session)),
         Action::Files(_) => Err(Refusal::Internal("files are not served yet".to_owned())),
@@ -91,9 +115,20 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
 }
 
 /// The route's filters, in the order that [`crate::model::ingress::Filters`] gives.
-fn filter(session: &Session, exchange: &Exchange, ingress: &Ingress, route: &IngressRoute) -> Result<(), Refusal> {
+async fn filter(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    side: &IngressSide,
+    ingress: &Ingress,
+    route: &IngressRoute,
+) -> Result<(), Refusal> {
     if route.filters.to_https && exchange.client.as_ref().is_some_and(|client| !client.https) {
         return Err(to_https(session, ingress));
+    }
+    if let (Some(auth), Some(client)) = (&route.filters.auth, &exchange.client) {
+        let port = exchange.context.as_ref().and_then(|context| context.local).map(|local| local.port());
+        let mut asking = Asking { request: session.req_header_mut(), client, ingress, port, wall: exchange.wall };
+        exchange.tokens = side.auth.admit(auth, &mut asking).await?;
     }
     Ok(())
 }

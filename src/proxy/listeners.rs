@@ -211,11 +211,11 @@ impl Listeners {
         if !wanted.is_empty() {
             self.bindings.started.store(true, Ordering::Release);
         }
-        self.bindings.applied.send_replace(snapshot.generation);
         let up = |running: &Running| {
             let (live, address) = (running.live.clone(), running.bind.address.clone());
             Up { live, address, socket: running.socket.clone() }
         };
+        self.bindings.applied.send_replace(snapshot.generation);
         *self.bindings.up.lock() = self.running.iter().map(|(key, running)| (key.clone(), up(running))).collect();
         self.workshop.retain(|epoch| wanted.values().any(|l| l.identity.as_ref().is_some_and(|identity| identity.epoch == epoch)));
     }

@@ -4,6 +4,8 @@
 
 pub mod acme;
 pub mod pools;
+pub mod reload;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -4,6 +4,13 @@ use std::{borrow::Cow, collections::HashMap};
 
 use serde::{Serialize, Serializer};
 
+use crate::model::path::{EscapedSlashes, Normalization, Underscores};
+
+/// How requests of an ingress listener are brought into their one form before a route is looked for: routes, policy and servers see the same path. Escaped
+/// slashes stay, but may not lead elsewhere.
+pub const NORMALIZATION: Normalization =
+    Normalization { path: true, merge_slashes: true, escaped_slashes: EscapedSlashes::Keep, underscores: Underscores::Allow };
+
 /// The hosts of a routing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Hosts {
@@ -32,6 +39,13 @@ impl Hosts {
         let wildcard = || self.wildcard.get(name.split_once('.')?.1);
         self.exact.get(&*name).or_else(wildcard).or(self.default.as_ref())
     }
+
+    /// All hosts by their names in the file, in no order; the one for every other is `DEFAULT`.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &Paths)> {
+        let exact = self.exact.iter().map(|(name, paths)| (name.to_string(), paths));
+        let wildcard = self.wildcard.iter().map(|(rest, paths)| (format!("*.{rest}"), paths));
+        exact.chain(wildcard).chain(self.default.iter().map(|paths| ("DEFAULT".to_owned(), paths)))
+    }
 }
 
 /// A host in its one form: lower case, without port and trailing dot.
@@ -56,6 +70,11 @@ impl Paths {
     pub fn insert(&mut self, prefix: &str, place: usize) -> Option<usize> {
         self.longest = self.longest.max(prefix.len());
         self.routes.insert(prefix.into(), place)
+    }
+
+    /// The prefixes with their places, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.routes.iter().map(|(prefix, place)| (&**prefix, *place))
     }
 
     /// The route of a normalised path: the longest configured prefix at a `/` boundary. `/foo` takes `/foo`, `/foo/` and `/foo/x`, not

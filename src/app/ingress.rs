@@ -25,8 +25,8 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     let routes = upstreams::load(&main).map_err(|faults| Failure::Configuration(faults.into()))?;
     main.process.upgrade = options.upgrade;
     main.process.daemon |= options.daemon;
-    let process = ProcessOptions { admin: options.admin, settings: main.process.clone() };
-    life::enter(&main.process.clone(), |standing, log| {
+    let process = ProcessOptions { admin: options.admin, settings: main.process };
+    life::enter(&process, |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());

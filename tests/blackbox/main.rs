@@ -18,6 +18,7 @@ mod lifecycle;
 mod listeners;
 mod local;
 mod observability;
+mod process;
 mod protocols;
 mod readiness;
 mod repeats;

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use proptest::prelude::*;
@@ -141,6 +140,3 @@ async fn a_silent_peer_is_given_up() {
     let (mut ours, _theirs) = tokio::io::duplex(64);
     assert!(read(&mut ours).await.unwrap_err().contains("5s"));
 }
-=======
-
->>>>>>> main

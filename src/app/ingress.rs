@@ -2,11 +2,14 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use super::{Failure, Outside, life, serve};
+use super::{Failure, Outside, ShowWatches, life, serve};
 use crate::{
     cli::{ProcessOptions, SCRAPE_PATH, ServeOptions},
     config::{main_file::MainFile, upstreams},
-    control::ingress::{self, pools::Pools},
+    control::{
+        ingress::{self, keys::Keys, pools::Pools},
+        watches::Watches,
+    },
     telemetry::Telemetry,
 };
 
@@ -23,10 +26,14 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     life::enter(&main.process.clone(), |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-        serve(&process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, _, stop| async move {
+        let watches = Arc::new(Watches::default());
+        let known = watches.clone();
+        let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
+        serve(&process, standing, outside, telemetry, log, shown, |feed, _, stop| async move {
             let feed = feed.ingress();
             let mut pools = Pools::new(feed.clone());
-            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &feed).await;
+            let mut keys = Keys::new(feed.clone(), known);
+            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &mut keys, &feed).await;
             stop.cancelled().await;
             Ok(())
         })

@@ -23,16 +23,27 @@ pub(super) async fn refuse_web_pages(State(bound): State<SocketAddr>, request: R
 }
 
 fn judge(bound: IpAddr, headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
-    if headers.contains_key(ORIGIN) {
-        return Err("requests from web pages are refused: leave out the Origin header\n");
-    }
-    let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()));
-    let ours = |authority: Option<Authority>| authority.is_some_and(|authority| is_ours(bound, authority.host()));
-    if named.chain(uri.authority().cloned().map(Some)).all(ours) {
+    without_origin(headers)?;
+    if is_for_us(bound, headers, uri) {
         Ok(())
     } else {
         Err("this Host is not served: use localhost or the address that -admin-bind names\n")
     }
+}
+
+/// Refuses what a web page of any origin asks for.
+pub(super) fn without_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+    if headers.contains_key(ORIGIN) {
+        return Err("requests from web pages are refused: leave out the Origin header\n");
+    }
+    Ok(())
+}
+
+/// Whether all that a request is addressed to stands for us.
+pub(super) fn is_for_us(bound: IpAddr, headers: &HeaderMap, uri: &Uri) -> bool {
+    let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|text| text.parse::<Authority>().ok()));
+    let ours = |authority: Option<Authority>| authority.is_some_and(|authority| is_ours(bound, authority.host()));
+    named.chain(uri.authority().cloned().map(Some)).all(ours)
 }
 
 /// Whether a host, an IPv6 address in brackets, may stand for us. A name cannot, but for `localhost`. Bound to every address,

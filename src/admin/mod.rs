@@ -12,6 +12,7 @@
 //!
 //! It trusts who can connect to it, so it is bound to loopback unless told otherwise. Web pages cannot use it: see `guard`.
 
+pub mod config_api;
 mod guard;
 pub mod outlets;
 mod read;

@@ -17,13 +17,19 @@ use crate::{
         listener::{Exposed, Inbound, Listener, Role, Upstream},
     },
     snapshot::Snapshot,
+    telemetry::Telemetry,
 };
 
 /// The media type of the Prometheus text format.
 pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
-    match state.telemetry.metrics.encode() {
+    encoded(&state.telemetry)
+}
+
+/// All metrics as Prometheus reads them.
+pub(super) fn encoded(telemetry: &Telemetry) -> Response {
+    match telemetry.metrics.encode() {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
     }

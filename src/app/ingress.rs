@@ -2,12 +2,16 @@
 
 use std::{process::ExitCode, sync::Arc};
 
-use super::{Failure, Outside, ShowWatches, life, serve};
+use super::{Failure, Outside, life, serve};
 use crate::{
     cli::{ProcessOptions, SCRAPE_PATH, ServeOptions},
     config::{main_file::MainFile, upstreams},
     control::{
-        ingress::{self, keys::Keys, pools::Pools},
+        ingress::{
+            self,
+            keys::Keys,
+            pools::{Pools, Settings},
+        },
         watches::Watches,
     },
     telemetry::Telemetry,
@@ -28,10 +32,10 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());
         let known = watches.clone();
-        let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
+        let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
         serve(&process, standing, outside, telemetry, log, shown, |feed, _, stop| async move {
             let feed = feed.ingress();
-            let mut pools = Pools::new(feed.clone());
+            let mut pools = Pools::new(feed.clone(), Settings::default(), known.clone());
             let mut keys = Keys::new(feed.clone(), known);
             ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &mut keys, &feed).await;
             stop.cancelled().await;

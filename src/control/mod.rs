@@ -4,6 +4,7 @@
 //! which alone owns the inputs and alone publishes.
 
 pub mod consul;
+mod dns;
 pub mod embedded;
 pub mod ingress;
 mod keys;

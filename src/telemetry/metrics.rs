@@ -6,6 +6,7 @@
 mod grown;
 mod listener;
 mod pulled;
+mod reloads;
 mod scope;
 
 use std::{
@@ -16,16 +17,17 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::{Collector, MetricVec, MetricVecBuilder},
     proto::LabelPair,
 };
 
-use self::pulled::Pulled;
 pub use self::{
     listener::{ListenerMetrics, RequestInFlight},
+    reloads::{ReloadOf, Reloaded},
     scope::Scope,
 };
+use self::{pulled::Pulled, reloads::Reloads};
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.
@@ -41,8 +43,7 @@ pub struct Metrics {
     families: Arc<Families>,
     leaf_expiry: Pulled,
     consul_last_success: Pulled,
-    reload_successful: GaugeVec,
-    reload_timestamp: GaugeVec,
+    reloads: Reloads,
     /// Access log lines that were dropped; counted by the access log itself.
     pub(super) access_log_dropped: IntCounter,
 }
@@ -69,18 +70,7 @@ impl Metrics {
                 &registry,
                 Pulled::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent", "watch")?,
             )?,
-            // Vectors without labels show nothing before the first value; plain gauges would show a 0 that never was.
-            reload_successful: registered(
-                &registry,
-                GaugeVec::new(
-                    Opts::new("aralez_config_last_reload_successful", "1 if the last configuration was usable in every part, else 0"),
-                    &[],
-                )?,
-            )?,
-            reload_timestamp: registered(
-                &registry,
-                GaugeVec::new(Opts::new("aralez_config_last_reload_timestamp_seconds", "When a configuration last took effect"), &[])?,
-            )?,
+            reloads: Reloads::new(&registry)?,
             access_log_dropped: registered(
                 &registry,
                 IntCounter::new("aralez_access_log_dropped_total", "Access log lines dropped: the sink was too slow or failed")?,
@@ -119,8 +109,17 @@ impl Metrics {
 
     /// Notes that a configuration took effect just now, and whether every part of it was usable.
     pub fn config_reloaded(&self, successful: bool) {
-        self.reload_successful.with_label_values::<&str>(&[]).set(f64::from(u8::from(successful)));
-        self.reload_timestamp.with_label_values::<&str>(&[]).set(seconds(SystemTime::now()));
+        self.reloads.took_effect(successful);
+    }
+
+    /// Notes that a part of the reverse proxy's configuration was read anew, and how that ended.
+    pub fn reloaded(&self, of: ReloadOf, how: Reloaded) {
+        self.reloads.ended(of, how);
+    }
+
+    /// Names the version of the routes that are in force.
+    pub fn config_version(&self, version: &str) {
+        self.reloads.version(version);
     }
 
     /// All metrics in the Prometheus text format, version 0.0.4.

@@ -25,6 +25,7 @@ mod names;
 mod query;
 mod registration;
 mod roots;
+pub mod services;
 mod supervisor;
 #[cfg(test)]
 pub(super) mod testing;

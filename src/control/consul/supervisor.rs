@@ -16,8 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error};
 
 use super::{
-    Context, Found, chain, checks, default_policy, endpoints, endpoints::View, intentions, jwt, leaf, mesh, query, registration,
-    roots,
+    Context, Found, chain, checks, default_policy, endpoints, endpoints::View, intentions, jwt, leaf, mesh, query, registration, roots,
 };
 use crate::{
     control::{keys, reconciler::Change},

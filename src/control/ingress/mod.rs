@@ -4,8 +4,11 @@
 //! route whose servers are not known.
 
 pub mod acme;
+pub mod certificates;
 pub mod keys;
 pub mod pools;
+pub mod reload;
+pub mod watch;
 
 use std::sync::Arc;
 

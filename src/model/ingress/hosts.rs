@@ -39,6 +39,13 @@ impl Hosts {
         let wildcard = || self.wildcard.get(name.split_once('.')?.1);
         self.exact.get(&*name).or_else(wildcard).or(self.default.as_ref())
     }
+
+    /// All hosts by their names in the file, in no order; the one for every other is `DEFAULT`.
+    pub fn iter(&self) -> impl Iterator<Item = (String, &Paths)> {
+        let exact = self.exact.iter().map(|(name, paths)| (name.to_string(), paths));
+        let wildcard = self.wildcard.iter().map(|(rest, paths)| (format!("*.{rest}"), paths));
+        exact.chain(wildcard).chain(self.default.iter().map(|paths| ("DEFAULT".to_owned(), paths)))
+    }
 }
 
 /// A host in its one form: lower case, without port and trailing dot.
@@ -63,6 +70,11 @@ impl Paths {
     pub fn insert(&mut self, prefix: &str, place: usize) -> Option<usize> {
         self.longest = self.longest.max(prefix.len());
         self.routes.insert(prefix.into(), place)
+    }
+
+    /// The prefixes with their places, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.routes.iter().map(|(prefix, place)| (&**prefix, *place))
     }
 
     /// The route of a normalised path: the longest configured prefix at a `/` boundary. `/foo` takes `/foo`, `/foo/` and `/foo/x`, not

@@ -130,7 +130,11 @@ mod tests {
         assert_eq!(set.verify("EdDSA", None, b"m", &signed(&ed, b"m")), Ok(()));
         assert_eq!(set.verify("ES384", None, b"m", &[1; 96]), Err(Unverified::Signature));
         assert_eq!(set.verify("ES256", None, b"m", &[1; 64]), Err(Unverified::Mismatch));
-        assert!(set.skipped.len() == 2 && set.skipped[0].contains("private key") && set.skipped[1].contains("1024 bits"), "{:?}", set.skipped);
+        assert!(
+            set.skipped.len() == 2 && set.skipped[0].contains("private key") && set.skipped[1].contains("1024 bits"),
+            "{:?}",
+            set.skipped
+        );
         assert_eq!(KeySet::parse(&text[1..].concat()).unwrap(), KeySet::of_pem(&text[1..].concat()).unwrap());
         for text in ["", "nothing", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "-----BEGIN "] {
             assert!(KeySet::of_pem(text.as_bytes()).is_err(), "{text}");

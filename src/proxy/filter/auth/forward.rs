@@ -145,7 +145,10 @@ impl Said {
             return unavailable("it answered with an interim status");
         }
         let answer = Answer::new(self.status.as_u16(), "auth_refused").body(self.body.unwrap_or_default());
-        self.headers.iter().filter(|(name, _)| PASSED_ON.contains(name)).fold(answer, |answer, (name, value)| answer.header(name.clone(), value))
+        self.headers
+            .iter()
+            .filter(|(name, _)| PASSED_ON.contains(name))
+            .fold(answer, |answer, (name, value)| answer.header(name.clone(), value))
     }
 }
 

@@ -1,0 +1,218 @@
+//! The configuration API of the reverse proxy, on listeners of its own (`config_address`, `config_tls_address`).
+//!
+//! | request | key | answers |
+//! |---|---|---|
+//! | `POST /conf` | yes | takes a whole `upstreams.yaml`; 200 once it is in force, 400 with every problem |
+//! | `POST /conf?dry_run` | yes | only checks it |
+//! | `POST /conf?save` | yes | writes the file, too |
+//! | `GET /conf` | yes | what is in force, as YAML without secrets |
+//! | `POST /jwt` | in the body | a token |
+//! | `GET /metrics`, `GET /status` | from other hosts | Prometheus text; hosts, paths and backends with their health |
+//!
+//! The key is `master_key` of `main.yaml`, as `Authorization: Bearer`, `x-api-key` or `?key=`; it is compared before a body is read, and never logged.
+//! Web pages cannot use the API: an `Origin` is refused, and without the key only a `Host` that is an address or `localhost` is served (see `guard`).
+
+mod conf;
+mod key;
+mod status;
+pub mod tls;
+mod token;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    pin::Pin,
+    sync::Arc,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State, connect_info::Connected},
+    http::{StatusCode, header::WWW_AUTHENTICATE},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::{IncomingStream, Listener},
+};
+
+pub use self::key::MasterKey;
+use super::{Protection, guard, read};
+use crate::{model::registration::Unusable, snapshot::Subscriber, telemetry::Telemetry};
+
+/// The most bytes of a pushed configuration: what a file may have.
+pub const MOST_BYTES: usize = 8 << 20;
+
+/// A configuration that was pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// A whole `upstreams.yaml`.
+    pub text: String,
+    /// Whether it becomes the file.
+    pub save: bool,
+    /// Whether it is only checked.
+    pub dry_run: bool,
+}
+
+/// Why a push changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// All that is wrong with it.
+    Wrong(Vec<Unusable>),
+    /// Its sender is not at fault; why, in words.
+    Failed(String),
+}
+
+/// A future behind a pointer.
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Puts a configuration in force and waits until the listeners follow it; gives its version.
+pub type Push = Arc<dyn Fn(Pushed) -> Later<Result<Arc<str>, Refused>> + Send + Sync>;
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// It, as YAML without secrets.
+    pub shown: Arc<str>,
+    /// Its version.
+    pub version: Arc<str>,
+    /// Whether it was pushed rather than read from its files.
+    pub pushed: bool,
+    /// Since when, in seconds since the Unix epoch.
+    pub since: u64,
+}
+
+/// Issues a token on a JSON body; gives a status and a JSON body.
+pub type Issue = Arc<dyn Fn(&[u8]) -> (StatusCode, String) + Send + Sync>;
+
+/// What the API shows and does. Cheap to clone.
+#[derive(Clone)]
+pub struct ConfigApi {
+    /// Who may use it.
+    pub key: Arc<MasterKey>,
+    /// `config_api_enabled`: without it nothing can be changed, and no token be had.
+    pub enabled: bool,
+    /// The snapshot in force.
+    pub snapshots: Subscriber,
+    /// The metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// How a listener's cluster fares.
+    pub protection: Protection,
+    /// Takes a configuration.
+    pub push: Push,
+    /// Shows the configuration.
+    pub in_force: Arc<dyn Fn() -> InForce + Send + Sync>,
+    /// Issues tokens.
+    pub issue: Issue,
+}
+
+impl fmt::Debug for ConfigApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigApi").field("enabled", &self.enabled).finish_non_exhaustive()
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
+
+impl Connected<IncomingStream<'_, tokio::net::TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, tokio::net::TcpListener>) -> Self {
+        Self(stream.remote_addr().ip().to_canonical())
+    }
+}
+
+impl Connected<IncomingStream<'_, tls::TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, tls::TlsListener>) -> Self {
+        Self(stream.remote_addr().ip().to_canonical())
+    }
+}
+
+impl ConfigApi {
+    /// Serves on a socket that listens, in clear, until `shutdown`.
+    ///
+    /// # Errors
+    /// [`io::Error`] when the socket cannot be used.
+    pub async fn serve(self, socket: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let bound = socket.local_addr()?;
+        self.serve_on(tokio::net::TcpListener::from_std(socket)?, bound, shutdown).await
+    }
+
+    /// Serves on a socket that listens, over TLS, until `shutdown`.
+    ///
+    /// # Errors
+    /// [`io::Error`] when the socket cannot be used.
+    pub async fn serve_tls(
+        self,
+        socket: TcpListener,
+        identity: Arc<tls::Identity>,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        let bound = socket.local_addr()?;
+        self.serve_on(tls::TlsListener::start(tokio::net::TcpListener::from_std(socket)?, identity), bound, shutdown).await
+    }
+
+    async fn serve_on<L>(self, listener: L, bound: SocketAddr, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()>
+    where
+        L: Listener<Addr = SocketAddr>,
+        Peer: for<'a> Connected<IncomingStream<'a, L>>,
+    {
+        let service = self.router(bound).into_make_service_with_connect_info::<Peer>();
+        axum::serve(listener, service).with_graceful_shutdown(shutdown).await
+    }
+
+    fn router(self, bound: SocketAddr) -> Router {
+        let keyed = Router::new()
+            .route("/conf", get(conf::show).post(conf::push))
+            .route_layer(middleware::from_fn_with_state(self.clone(), with_key));
+        let from_near = Router::new()
+            .route("/metrics", get(metrics))
+            .route("/status", get(status::status))
+            .route_layer(middleware::from_fn_with_state((self.clone(), bound), with_key_or_from_near));
+        let open = Router::new().route("/jwt", post(token::issue));
+        let routes = keyed.merge(from_near).merge(open).with_state(self);
+        routes.layer(DefaultBodyLimit::max(MOST_BYTES)).layer(middleware::from_fn(without_origin))
+    }
+}
+
+async fn without_origin(request: Request, next: Next) -> Response {
+    match guard::without_origin(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(why) => (StatusCode::FORBIDDEN, why).into_response(),
+    }
+}
+
+async fn with_key(State(api): State<ConfigApi>, ConnectInfo(Peer(peer)): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+    match api.key.judge(peer, request.headers(), request.uri()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Whoever is on this host may look, unless a web page does it under a name of its own; others need the key.
+async fn with_key_or_from_near(
+    State((api, bound)): State<(ConfigApi, SocketAddr)>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let near = peer.is_loopback() && guard::is_for_us(bound.ip(), request.headers(), request.uri());
+    match api.key.judge(peer, request.headers(), request.uri()) {
+        Err(_) if near => next.run(request).await,
+        Err(key::Refusal::Absent) => {
+            let how = "other hosts need the master key; on this one, use localhost or an address\n";
+            (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], how).into_response()
+        }
+        Err(refusal) => refusal.into_response(),
+        Ok(()) => next.run(request).await,
+    }
+}
+
+async fn metrics(State(api): State<ConfigApi>) -> Response<Body> {
+    read::encoded(&api.telemetry)
+}
+
+#[cfg(test)]
+mod tests;

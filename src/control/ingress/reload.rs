@@ -1,0 +1,240 @@
+//! Keeps what is in force in step with its files, and with what is pushed.
+//!
+//! Routes are built aside from all their files, checked, and handed over whole, endpoints and all; if any of the files is bad, nothing changes. What says
+//! the same as what is in force changes nothing either. A push stands in the place of `upstreams.yaml`, with `conf.d` over it, until one of the files
+//! changes or SIGHUP asks for them: then the files hold again. Saving makes it the file.
+
+pub mod certificates;
+mod save;
+
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    keys::Keys,
+    pools::Pools,
+    replace,
+    watch::{Place, Watch, aside},
+};
+use crate::{
+    control::reconciler::{IngressChange, IngressFeed},
+    model::{ingress::Routing, registration::Unusable},
+    telemetry::{
+        Telemetry,
+        metrics::{ReloadOf, Reloaded},
+    },
+};
+
+/// What the problems of the routes' files are filed under.
+const SOURCE: &str = "upstreams";
+
+/// Pushes that may wait for the one before them.
+const WAITING_PUSHES: usize = 4;
+
+/// Checked routes.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Which request goes where.
+    pub routing: Arc<Routing>,
+    /// The configuration that says so, as one YAML text without its secrets.
+    pub shown: Arc<str>,
+    /// Names the texts that it was made of: two are the same if this is.
+    pub version: Arc<str>,
+}
+
+/// Reads and checks the files of the routes, with a text in the place of `upstreams.yaml` if there is one. All that is wrong comes at once.
+pub type Load = Arc<dyn Fn(Option<&str>) -> Result<Loaded, Vec<Unusable>> + Send + Sync>;
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    /// What it says.
+    pub loaded: Loaded,
+    /// Whether it was pushed rather than read from its files.
+    pub pushed: bool,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// A configuration that somebody pushes.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// A whole `upstreams.yaml`.
+    pub text: String,
+    /// Whether it becomes the file.
+    pub save: bool,
+    /// Whether it is only checked.
+    pub dry_run: bool,
+}
+
+/// A push that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The generation of the snapshot that holds it; `None` for one that was only checked.
+    pub generation: Option<u64>,
+    /// Its version.
+    pub version: Arc<str>,
+}
+
+/// Why a push changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken {
+    /// All that is wrong with it.
+    #[error("{} problems", .0.len())]
+    Wrong(Vec<Unusable>),
+    /// It could not become the file.
+    #[error("{0}")]
+    NotSaved(String),
+    /// The process is shutting down.
+    #[error("shutting down")]
+    Ending,
+}
+
+struct Order {
+    push: Push,
+    answer: oneshot::Sender<Result<Taken, NotTaken>>,
+}
+
+/// Pushes configurations, and shows the one in force; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Pushes {
+    orders: mpsc::Sender<Order>,
+    in_force: watch::Receiver<Arc<InForce>>,
+}
+
+impl Pushes {
+    /// Hands a configuration over, and waits until a snapshot holds it.
+    ///
+    /// # Errors
+    /// [`NotTaken`], and nothing changed.
+    pub async fn push(&self, push: Push) -> Result<Taken, NotTaken> {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(Order { push, answer }).await.map_err(|_| NotTaken::Ending)?;
+        answered.await.unwrap_or(Err(NotTaken::Ending))
+    }
+
+    /// The configuration in force.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.borrow().clone()
+    }
+}
+
+/// Where the routes are read from.
+pub struct Files {
+    /// `upstreams.yaml`.
+    pub main: PathBuf,
+    /// `conf.d`; it need not exist.
+    pub folder: PathBuf,
+    /// Reads and checks them.
+    pub load: Load,
+}
+
+/// Keeps the routes; see [`Routes::run`].
+pub struct Routes {
+    files: Files,
+    watch: Watch,
+    pools: Pools,
+    keys: Keys,
+    feed: IngressFeed,
+    telemetry: Arc<Telemetry>,
+    orders: mpsc::Receiver<Order>,
+    in_force: watch::Sender<Arc<InForce>>,
+}
+
+impl Routes {
+    /// For routes that were handed over already, with the pools and the keys that look after them.
+    pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
+        let watch = Watch::new([Place::File(files.main.clone()), Place::Folder { path: files.folder.clone(), endings: &["yaml"] }]);
+        let (sender, orders) = mpsc::channel(WAITING_PUSHES);
+        telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
+        telemetry.metrics.config_version(&loaded.version);
+        let (in_force, shown) = watch::channel(Arc::new(InForce { loaded, pushed: false, since: SystemTime::now() }));
+        (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
+    }
+
+    /// Follows the files, what is pushed, and `reread` (SIGHUP), until `stop`.
+    pub async fn run(mut self, mut reread: watch::Receiver<()>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.watch.changed() => self.reread().await,
+                Ok(()) = reread.changed() => self.reread().await,
+                Some(Order { push, answer }) = self.orders.recv() => {
+                    // Whoever no longer waits does not need to know.
+                    let _ = answer.send(self.push(push).await);
+                }
+            }
+        }
+    }
+
+    async fn reread(&mut self) {
+        let load = self.files.load.clone();
+        let loaded = self.watch.read(move || load(None)).await;
+        let problems = loaded.as_ref().err().cloned().unwrap_or_default();
+        self.feed.send(IngressChange::Problems { source: SOURCE.into(), problems });
+        match loaded {
+            Ok(loaded) => self.put_in_force(loaded, ReloadOf::Files).await,
+            Err(problems) => {
+                warn!(
+                    problems = problems.len(),
+                    version = &*self.version(),
+                    "the files of the routes cannot be used: what was in force stays"
+                );
+                self.telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Refused);
+            }
+        }
+    }
+
+    async fn push(&mut self, Push { text, save, dry_run }: Push) -> Result<Taken, NotTaken> {
+        let (load, pushed) = (self.files.load.clone(), text.clone());
+        let loaded = aside(move || load(Some(&pushed))).await.map_err(|problems| {
+            if !dry_run {
+                self.telemetry.metrics.reloaded(ReloadOf::Push, Reloaded::Refused);
+            }
+            NotTaken::Wrong(problems)
+        })?;
+        let version = loaded.version.clone();
+        if dry_run {
+            return Ok(Taken { generation: None, version });
+        }
+        if save {
+            // First, since it may fail. The watch will find the file changed, and that it says what is in force.
+            let path = self.files.main.clone();
+            let saved =
+                aside(move || save::replace(&path, text.as_bytes()).map_err(|why| format!("cannot write {}: {why}", path.display())));
+            saved.await.map_err(NotTaken::NotSaved)?;
+        }
+        self.put_in_force(loaded, ReloadOf::Push).await;
+        let generation = self.feed.published().await.ok_or(NotTaken::Ending)?;
+        Ok(Taken { generation: Some(generation), version })
+    }
+
+    fn version(&self) -> Arc<str> {
+        self.in_force.borrow().loaded.version.clone()
+    }
+
+    async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
+        let now = self.in_force.borrow().clone();
+        let changes = loaded.routing != now.loaded.routing;
+        if changes {
+            replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
+            info!(version = &*loaded.version, source = ?of, "new routes");
+        }
+        let since = if changes { SystemTime::now() } else { now.since };
+        self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });
+        self.telemetry.metrics.config_version(&loaded.version);
+        self.in_force.send_replace(Arc::new(InForce { loaded, pushed: of == ReloadOf::Push, since }));
+    }
+}
+
+/// Makes SIGHUP, which `notified` brings one at a time, heard by all that read files.
+pub async fn reread_on(notified: Arc<tokio::sync::Notify>, tell: watch::Sender<()>) {
+    loop {
+        notified.notified().await;
+        info!("the files are read anew");
+        tell.send_replace(());
+    }
+}

@@ -1,0 +1,66 @@
+//! The folder of certificates.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{
+    control::{
+        ingress::watch::{Place, Watch},
+        reconciler::{IngressChange, IngressFeed},
+    },
+    model::{ingress::Certificates, registration::Unusable},
+    telemetry::{
+        Telemetry,
+        metrics::{ReloadOf, Reloaded},
+    },
+};
+
+/// What the problems of the folder are filed under.
+const SOURCE: &str = "certificates";
+
+/// The endings of files that belong to a pair.
+const ENDINGS: &[&str] = &["crt", "key", "ocsp"];
+
+/// Reads the folder, and keeps of the certificates before it those whose files cannot be used now; with all that is wrong.
+pub type Load = Arc<dyn Fn(&Certificates) -> (Certificates, Vec<Unusable>) + Send + Sync>;
+
+/// Follows the folder, and `reread` (SIGHUP), until `stop`. A pair that cannot be used holds no other back.
+pub async fn run(
+    folder: PathBuf,
+    load: Load,
+    first: Arc<Certificates>,
+    feed: IngressFeed,
+    telemetry: Arc<Telemetry>,
+    mut reread: watch::Receiver<()>,
+    stop: CancellationToken,
+) {
+    let mut known = first;
+    let mut watch = Watch::new([Place::Folder { path: folder, endings: ENDINGS }]);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = watch.changed() => {}
+            Ok(()) = reread.changed() => {}
+        }
+        let (load, last) = (load.clone(), known.clone());
+        let (certificates, problems) = watch.read(move || load(&last)).await;
+        let changes = certificates != *known;
+        telemetry.metrics.reloaded(
+            ReloadOf::Certificates,
+            match (problems.is_empty(), changes) {
+                (false, _) => Reloaded::Refused,
+                (true, true) => Reloaded::Applied,
+                (true, false) => Reloaded::Unchanged,
+            },
+        );
+        feed.send(IngressChange::Problems { source: SOURCE.into(), problems });
+        if changes {
+            info!(pairs = certificates.pairs.len(), "new certificates");
+            known = Arc::new(certificates);
+            feed.send(IngressChange::Certificates(known.clone()));
+        }
+    }
+}

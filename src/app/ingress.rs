@@ -9,6 +9,7 @@ use crate::{
     control::{
         ingress::{
             self,
+            keys::Keys,
             pools::{Pools, Settings},
         },
         watches::Watches,
@@ -34,9 +35,10 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
         let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
         serve(&process, standing, outside, telemetry, log, shown, |feed, _, stop| async move {
             let feed = feed.ingress();
-            let mut pools = Pools::new(feed.clone(), Settings::default(), known);
+            let mut pools = Pools::new(feed.clone(), Settings::default(), known.clone());
             metrics.metrics.server_health_from(pools.health());
-            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &feed).await;
+            let mut keys = Keys::new(feed.clone(), known);
+            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &mut keys, &feed).await;
             stop.cancelled().await;
             Ok(())
         })

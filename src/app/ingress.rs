@@ -1,34 +1,86 @@
 //! `aralez -c main.yaml`: the reverse proxy.
 
+mod api;
+
 use std::{process::ExitCode, sync::Arc};
 
-use super::{Failure, Outside, life, serve};
+use openssl::sha::sha256;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::{Around, Failure, Outside, life, serve};
 use crate::{
     cli::{ProcessOptions, SCRAPE_PATH, ServeOptions},
-    config::{main_file::MainFile, upstreams},
-    control::ingress::{self, pools::Pools},
+    config::{fault::Faults, main_file::MainFile, shown::shown, upstreams},
+    control::{
+        ingress::{
+            self,
+            pools::Pools,
+            reload::{Files, Loaded, Routes},
+        },
+        reconciler::IngressFeed,
+    },
     telemetry::Telemetry,
 };
+
+/// Wishes to read files anew that may wait to be heard.
+const WAITING_WISHES: usize = 4;
 
 /// Serves what the file says until a signal.
 ///
 /// # Errors
 /// [`Failure::Configuration`] with everything that is wrong in the files.
 pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
-    let mut main = MainFile::load(&options.conf).map_err(|faults| Failure::Configuration(faults.into()))?;
-    let routes = upstreams::load(&main).map_err(|faults| Failure::Configuration(faults.into()))?;
+    let wrong = |faults: Faults| Failure::Configuration(faults.into());
+    let mut main = MainFile::load(&options.conf).map_err(wrong)?;
+    let routes = load(&main, None).map_err(wrong)?;
     main.process.upgrade = options.upgrade;
     main.process.daemon |= options.daemon;
     let process = ProcessOptions { admin: options.admin, settings: main.process.clone() };
     life::enter(&main.process.clone(), |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-        serve(&process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, _, stop| async move {
-            let feed = feed.ingress();
-            let mut pools = Pools::new(feed.clone());
-            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &feed).await;
-            stop.cancelled().await;
-            Ok(())
+        serve(&process, standing, outside, telemetry.clone(), log, Arc::new(|| serde_json::json!([])), |feed, around, stop| {
+            source(Arc::new(main), routes, feed.ingress(), telemetry, around, stop)
         })
     })
+}
+
+/// Feeds what the files say, and what is pushed, until `stop`.
+async fn source(
+    main: Arc<MainFile>,
+    routes: Loaded,
+    feed: IngressFeed,
+    telemetry: Arc<Telemetry>,
+    around: Around,
+    stop: CancellationToken,
+) -> Result<(), Failure> {
+    let mut pools = Pools::new(feed.clone());
+    ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &feed).await;
+    let (wishes, heard) = broadcast::channel(WAITING_WISHES);
+    let read = main.clone();
+    let files = Files {
+        main: main.upstreams.clone(),
+        folder: main.routes_folder(),
+        load: Arc::new(move |pushed| load(&read, pushed).map_err(|faults| faults.0.iter().map(Into::into).collect())),
+    };
+    let (routes, pushes) = Routes::new(files, routes, pools, feed, telemetry.clone());
+    tokio::spawn(routes.run(heard, stop.clone()));
+    let Around { mut reloads, snapshots, bindings, sockets, alone } = around;
+    api::start(&main.api, &sockets, api::Behind { pushes, snapshots, bindings, telemetry }, &alone)?;
+    while let Some(Some(wish)) = stop.run_until_cancelled(reloads.recv()).await {
+        // Nobody listens only when all is about to end.
+        let _ = wishes.send(Arc::new(wish));
+    }
+    stop.cancelled().await;
+    Ok(())
+}
+
+/// Reads the routes' files, with a pushed text in the place of the first, and checks them.
+fn load(main: &MainFile, pushed: Option<&str>) -> Result<Loaded, Faults> {
+    let texts = upstreams::read(main, pushed)?;
+    let checked = upstreams::parse(&texts, main)?;
+    let all: Vec<u8> = texts.iter().flat_map(|(_, text)| sha256(text.as_bytes())).collect();
+    let version: String = sha256(&all).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Loaded { routing: Arc::new(checked.routing), shown: shown(&texts).into(), version: version.into() })
 }

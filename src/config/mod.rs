@@ -8,5 +8,6 @@ pub mod mesh_file;
 pub mod process;
 mod read;
 mod shape;
+pub mod shown;
 mod tree;
 pub mod upstreams;

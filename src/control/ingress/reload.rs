@@ -7,13 +7,9 @@
 pub mod certificates;
 mod save;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -96,6 +92,9 @@ pub enum NotTaken {
     Ending,
 }
 
+/// A wish to read all files anew (SIGHUP). It is fulfilled once everybody who heard it has dropped it.
+pub type Reread = Arc<oneshot::Sender<()>>;
+
 struct Order {
     push: Push,
     answer: oneshot::Sender<Result<Taken, NotTaken>>,
@@ -157,13 +156,13 @@ impl Routes {
         (Self { files, watch, pools, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
     }
 
-    /// Follows the files, what is pushed, and `reread` (SIGHUP), until `stop`.
-    pub async fn run(mut self, mut reread: watch::Receiver<()>, stop: CancellationToken) {
+    /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
+    pub async fn run(mut self, mut wishes: broadcast::Receiver<Reread>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.watch.changed() => self.reread().await,
-                Ok(()) = reread.changed() => self.reread().await,
+                Ok(_done) = wishes.recv() => self.reread().await,
                 Some(Order { push, answer }) = self.orders.recv() => {
                     // Whoever no longer waits does not need to know.
                     let _ = answer.send(self.push(push).await);
@@ -180,7 +179,11 @@ impl Routes {
         match loaded {
             Ok(loaded) => self.put_in_force(loaded, ReloadOf::Files).await,
             Err(problems) => {
-                warn!(problems = problems.len(), version = &*self.version(), "the files of the routes cannot be used: what was in force stays");
+                warn!(
+                    problems = problems.len(),
+                    version = &*self.version(),
+                    "the files of the routes cannot be used: what was in force stays"
+                );
                 self.telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Refused);
             }
         }
@@ -201,7 +204,8 @@ impl Routes {
         if save {
             // First, since it may fail. The watch will find the file changed, and that it says what is in force.
             let path = self.files.main.clone();
-            let saved = aside(move || save::replace(&path, text.as_bytes()).map_err(|why| format!("cannot write {}: {why}", path.display())));
+            let saved =
+                aside(move || save::replace(&path, text.as_bytes()).map_err(|why| format!("cannot write {}: {why}", path.display())));
             saved.await.map_err(NotTaken::NotSaved)?;
         }
         self.put_in_force(loaded, ReloadOf::Push).await;
@@ -224,14 +228,5 @@ impl Routes {
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });
         self.telemetry.metrics.config_version(&loaded.version);
         self.in_force.send_replace(Arc::new(InForce { loaded, pushed: of == ReloadOf::Push, since }));
-    }
-}
-
-/// Makes SIGHUP, which `notified` brings one at a time, heard by all that read files.
-pub async fn reread_on(notified: Arc<tokio::sync::Notify>, tell: watch::Sender<()>) {
-    loop {
-        notified.notified().await;
-        info!("the files are read anew");
-        tell.send_replace(());
     }
 }

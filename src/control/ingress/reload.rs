@@ -230,3 +230,6 @@ impl Routes {
         self.in_force.send_replace(Arc::new(InForce { loaded, pushed: of == ReloadOf::Push, since }));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration file: all of it at once, each with its place.
 
 use std::{
+    collections::HashSet,
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,7 +12,7 @@ use serde_saphyr::Location;
 use crate::model::registration::Unusable;
 
 /// A place in a file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// The file as it was named; `None` for a text that came without one.
     pub file: Option<Arc<str>>,
@@ -100,12 +101,26 @@ pub(super) fn of_parser(error: &serde_saphyr::Error, file: &Option<Arc<str>>) ->
 pub(super) struct Check {
     faults: Vec<Fault>,
     read: Vec<PathBuf>,
+    /// Values of which a part was refused.
+    spoiled: HashSet<Place>,
 }
 
 impl Check {
     /// Notes a fault.
     pub(super) fn fault(&mut self, at: &Place, what: impl Into<String>, advice: impl Into<String>) {
         self.faults.push(Fault { place: at.clone(), what: what.into(), advice: advice.into() });
+    }
+
+    /// Notes that a part of a value was refused: what seems to lack there may be that part.
+    pub(super) fn spoil(&mut self, at: &Place) {
+        self.spoiled.insert(at.clone());
+    }
+
+    /// Notes that something lacks in a value, unless a part of it was refused: one mistake is told once.
+    pub(super) fn lacking(&mut self, at: &Place, what: impl Into<String>, advice: impl Into<String>) {
+        if !self.spoiled.contains(at) {
+            self.fault(at, what, advice);
+        }
     }
 
     /// Notes a file that was read beside those that are checked.

@@ -92,7 +92,7 @@ impl MainFile {
         let node = Node::parse(text, start.file.clone(), env, &mut check)?;
         let main = Main::read(&node, &mut check).and_then(|raw| {
             let folder = read::folder(path);
-            Checker { check: &mut check, start: &start, folder }.main(path, raw)
+            Checker { check: &mut check, start: &start, at: node.place.clone(), folder }.main(path, raw)
         });
         check.finish(main)?.ok_or_else(|| Faults::one(start, "is no main.yaml", ""))
     }
@@ -111,6 +111,7 @@ impl MainFile {
 struct Checker<'a> {
     check: &'a mut Check,
     start: &'a Place,
+    at: Place,
     folder: PathBuf,
 }
 
@@ -120,7 +121,7 @@ impl Checker<'_> {
     }
 
     fn missing(&mut self, key: &str, advice: &str) {
-        self.check.fault(self.start, format!("{key} is missing"), advice);
+        self.check.lacking(&self.at, format!("{key} is missing"), advice);
     }
 
     /// `None` after a fault was told.
@@ -267,7 +268,7 @@ impl Checker<'_> {
     fn client_auth(&mut self, raw: &Main) -> Option<ClientAuth> {
         let At { value, place } = raw.client_certificates.as_ref()?;
         let Some(ca) = &value.ca else {
-            self.check.fault(place, "client_certificates without ca", "name the PEM file with whom to trust");
+            self.check.lacking(place, "client_certificates without ca", "name the PEM file with whom to trust");
             return None;
         };
         let roots = named::certificates("ca", ca, &self.folder, self.check)?;

@@ -69,7 +69,21 @@ pub(super) struct Keys {
 }
 
 /// The values of a map by their key's first spelling.
-pub(super) type Found<'a> = HashMap<&'static str, &'a Node>;
+pub(super) struct Found<'a> {
+    values: HashMap<&'static str, &'a Node>,
+    place: &'a Place,
+}
+
+impl Found<'_> {
+    /// The value of a key; `None` without it, or after a fault was told.
+    pub(super) fn read<T: Shape>(&self, key: &'static str, check: &mut Check) -> Option<At<T>> {
+        let read = At::read(self.values.get(key)?, check);
+        if read.is_none() {
+            check.spoil(self.place);
+        }
+        read
+    }
+}
 
 impl<T: Section> Shape for T {
     fn read(node: &Node, check: &mut Check) -> Option<Self> {
@@ -151,9 +165,7 @@ macro_rules! section {
             fn take(found: &$crate::config::shape::Found<'_>, check: &mut $crate::config::fault::Check) -> Self {
                 Self {
                     $($part: $crate::config::shape::Section::take(found, check),)*
-                    $($key: found
-                        .get($crate::config::shape::plain(stringify!($key)))
-                        .and_then(|node| $crate::config::shape::At::read(node, check)),)*
+                    $($key: found.read($crate::config::shape::plain(stringify!($key)), check),)*
                 }
             }
 
@@ -178,6 +190,7 @@ fn found<'a>(node: &'a Node, keys: &Keys, check: &mut Check) -> Option<Found<'a>
                 Some((_, why)) => check.fault(&key.place, format!("{:?} means nothing here", key.text), *why),
                 None => check.fault(&key.place, format!("unknown key {:?}", key.text), advice(&key.text, keys)),
             }
+            check.spoil(&node.place);
             continue;
         };
         match found.get(name) {
@@ -191,11 +204,12 @@ fn found<'a>(node: &'a Node, keys: &Keys, check: &mut Check) -> Option<Found<'a>
             }
             None if matches!(value.kind, Kind::Null) => {
                 check.fault(&key.place, format!("{:?} has no value", key.text), "give it one, or take the key away");
+                check.spoil(&node.place);
             }
             None => _ = found.insert(name, (key, value)),
         }
     }
-    Some(found.into_iter().map(|(name, (_, value))| (name, value)).collect())
+    Some(Found { values: found.into_iter().map(|(name, (_, value))| (name, value)).collect(), place: &node.place })
 }
 
 /// The known key that is meant, or all there are.

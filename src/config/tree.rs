@@ -2,7 +2,7 @@
 //!
 //! Values are read from a tree rather than straight into types, so that a mistake does not hide those after it.
 
-use std::{fmt, fs, io::Read, path::Path, sync::Arc};
+use std::{cell::Cell, fmt, fs, io::Read, path::Path, sync::Arc};
 
 use serde::{
     Deserialize, Deserializer,
@@ -14,6 +14,12 @@ use super::fault::{self, Check, Faults, Place};
 
 /// The most bytes of a configuration file; one with 10,000 routes has a fifth of it.
 const MOST_BYTES: usize = 8 << 20;
+
+/// The most values that aliases may stand for: far above what people write, and read within a moment.
+const MOST_REPLAYED: usize = 50_000;
+
+/// The deepest that values may be nested: three times what a file needs. Each level takes up to 40 KiB of the stack, as built for tests.
+const MOST_DEPTH: usize = 24;
 
 /// Looks an environment variable up.
 pub(super) type Environment = fn(&str) -> Option<String>;
@@ -88,7 +94,8 @@ impl Node {
                 "split it into files of conf.d",
             ));
         }
-        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true };
+        let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPLAYED };
+        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true, alias_limits: limits };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|error| fault::of_parser(&error, &file))?;
         Ok(raw.node(&file))
     }
@@ -184,9 +191,21 @@ impl<'de> Deserialize<'de> for Raw {
     }
 }
 
+thread_local! {
+    /// How deep the value that is read stands. Aliases nest too, which the parser's own bound on depth does not see.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
 impl<'de> Deserialize<'de> for RawKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyValue)
+        let depth = DEPTH.get();
+        if depth == MOST_DEPTH {
+            return Err(Error::custom(format_args!("nested more than {MOST_DEPTH} deep")));
+        }
+        DEPTH.set(depth + 1);
+        let value = deserializer.deserialize_any(AnyValue);
+        DEPTH.set(depth);
+        value
     }
 }
 

@@ -68,7 +68,8 @@ impl Route {
     }
 
     /// The new path (without query) of a request that this route took, if it rewrites: the matched prefix is replaced, or all that an
-    /// exact path or an expression matched. As in Envoy no slash is added or merged: prefix `/a` rewritten to `/` makes `//b` of `/a/b`.
+    /// exact path or an expression matched. As in Envoy no slash is added or merged: prefix `/a` rewritten to `/` makes `//b` of `/a/b`. Only where
+    /// nothing would be left, as of `/a` itself with its prefix stripped, the path is `/` (RFC 9112, section 3.2.1).
     pub fn rewritten(&self, path: &str) -> Option<String> {
         let rewrite = self.rewrite.as_ref()?;
         let rest = match self.matches.path.as_ref().map(|path| &path.text) {
@@ -77,7 +78,7 @@ impl Route {
             Some(TextMatch::Prefix(prefix)) => path.get(prefix.len()..)?,
             Some(_) => "",
         };
-        Some(format!("{rewrite}{rest}"))
+        Some(if rewrite.is_empty() && rest.is_empty() { "/".to_owned() } else { format!("{rewrite}{rest}") })
     }
 }
 

@@ -40,7 +40,7 @@ impl Checker<'_> {
     fn orders(&mut self, acme: &raw::Acme, place: &crate::config::fault::Place) -> Option<Vec<AcmeCertificate>> {
         let lists = acme.domains.as_ref().map(|at| at.value.as_slice()).unwrap_or_default();
         if lists.iter().all(|at| at.value.0.is_empty()) {
-            self.check.fault(place, "acme without domains", "list the names of the certificates as domains");
+            self.check.lacking(place, "acme without domains", "list the names of the certificates as domains");
             return None;
         }
         let mut known: Vec<String> = Vec::new();

@@ -269,7 +269,13 @@ impl<T: Shape> Shape for Switch<T> {
 impl<T: Shape> Shape for Vec<At<T>> {
     fn read(node: &Node, check: &mut Check) -> Option<Self> {
         match &node.kind {
-            Kind::List(items) => Some(items.iter().filter_map(|item| At::read(item, check)).collect()),
+            Kind::List(items) => {
+                let read: Self = items.iter().filter_map(|item| At::read(item, check)).collect();
+                if read.len() < items.len() {
+                    check.spoil(&node.place);
+                }
+                Some(read)
+            }
             _ => mismatch(node, "a list", check),
         }
     }
@@ -291,7 +297,11 @@ impl<T: Shape> Shape for Entries<T> {
                 check.fault(&key.place, format!("a second {:?}", key.text), format!("the first is in line {line}; keep one"));
             }
         }
-        Some(entries.iter().filter_map(|(key, value)| Some((key.clone(), At::read(value, check)?))).collect())
+        let read: Self = entries.iter().filter_map(|(key, value)| Some((key.clone(), At::read(value, check)?))).collect();
+        if read.len() < entries.len() {
+            check.spoil(&node.place);
+        }
+        Some(read)
     }
 
     fn schema(definitions: &mut Definitions) -> Value {

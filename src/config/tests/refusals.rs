@@ -104,7 +104,7 @@ fn a_main_file_that_lacks_what_it_needs_is_told_so() {
 fn a_bad_path_is_told_in_these_words() {
     for (keys, expected) in [
         ("server: [\"a:1\"]", "5:9 unknown key \"server\"; did you mean \"servers\"?"),
-        ("{}", "4:7 the path \"/\" leads nowhere; give it servers, consul, files or redirect_to"),
+        ("{}", "5:9 the path \"/\" leads nowhere; give it servers, consul, files or redirect_to"),
         ("servers: []", "5:18 the path \"/\" has no server; list at least one"),
         ("servers: \"a:1\"", "5:18 a text stands here, where a list is wanted"),
         ("servers: [8080]", "5:19 a number stands here, where a server (\"host:port\", or a map with address) is wanted"),
@@ -228,7 +228,7 @@ fn a_bad_authorization_is_told_in_these_words() {
 fn a_bad_routes_file_is_told_in_these_words() {
     for (text, expected) in [
         ("", "1:1 the file is empty; write at least upstreams: {}"),
-        ("# nothing\n", "1:1 the file is empty"),
+        ("# nothing\n", "2:1 the file is empty"),
         ("- a\n", "1:1 a list stands here, where a map is wanted"),
         ("upstreams: []\n", "1:12 a list stands here, where a map is wanted"),
         ("upstreams:\n", "1:1 \"upstreams\" has no value"),
@@ -238,7 +238,7 @@ fn a_bad_routes_file_is_told_in_these_words() {
         ("provider: consul\nupstreams: {}\n", "1:11 provider consul without consul"),
         ("kubernetes: {}\nupstreams: {}\n", "1:1 the provider kubernetes comes in a later version"),
         ("globals: {}\nupstreams: {}\n", "1:1 \"globals\" means nothing here"),
-        ("upstreams: {a.test: {}}\n", "1:13 the host \"a.test\" has no paths"),
+        ("upstreams: {a.test: {}}\n", "1:21 the host \"a.test\" has no paths"),
         ("upstreams: {a.test: {paths: {}}}\n", "1:29 the host \"a.test\" has no paths"),
         ("upstreams: {\"a.test:80\": {paths: {/: {servers: [\"b:1\"]}}}}\n", "1:13 \"a.test:80\" is no host; write a name"),
         ("upstreams: {\"a..test\": {paths: {/: {servers: [\"b:1\"]}}}}\n", "1:13 \"a..test\" is no host"),
@@ -292,8 +292,8 @@ fn everything_is_told_at_once_in_order_with_its_file() {
         places,
         [
             "conf.d/a.yaml:1:1",
-            "conf.d/a.yaml:2:18",
-            "conf.d/b.yaml:2:1",
+            "conf.d/a.yaml:2:21",
+            "conf.d/b.yaml:1:12",
             "upstreams.yaml:1:13",
             "upstreams.yaml:3:3",
             "upstreams.yaml:6:7",

@@ -42,11 +42,11 @@ const RESPONSE_HEADERS: [&str; 8] = [
 /// `None` after a fault was told.
 pub(super) fn auth(raw: &raw_auth::Auth, at: &Place, scope: Scope<'_>, check: &mut Check) -> Option<Auth> {
     let Some(kind) = raw.r#type.as_ref().map(|at| at.value.0) else {
-        check.fault(at, "authorization without type", "say which: basic, apikey, jwt or forward");
+        check.lacking(at, "authorization without type", "say which: basic, apikey, jwt or forward");
         return None;
     };
     foreign_keys(raw, kind, check);
-    let creds = creds(raw, scope, check);
+    let creds = creds(raw, at, scope, check);
     let made = match kind {
         Kind::Basic => basic(raw, &creds, at, scope, check).map(AuthKind::Basic),
         Kind::ApiKey => api_keys(&creds, at, check).map(AuthKind::ApiKey),
@@ -90,16 +90,20 @@ fn foreign_keys(raw: &raw_auth::Auth, kind: Kind, check: &mut Check) {
 }
 
 /// What is asked for, from the file itself or one of its own.
-fn creds(raw: &raw_auth::Auth, scope: Scope<'_>, check: &mut Check) -> Vec<At<String>> {
+fn creds(raw: &raw_auth::Auth, at: &Place, scope: Scope<'_>, check: &mut Check) -> Vec<At<String>> {
     let mut all = raw.creds.as_ref().map(|at| at.value.0.clone()).unwrap_or_default();
-    if let Some(file) = &raw.creds_file
-        && let Some(text) = named::text(&scope.folder.join(&file.value), &file.place, check)
-    {
-        let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
-        all.extend(lines.map(|line| At { value: line.to_owned(), place: file.place.clone() }));
+    if let Some(file) = &raw.creds_file {
+        match named::text(&scope.folder.join(&file.value), &file.place, check) {
+            Some(text) => {
+                let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+                all.extend(lines.map(|line| At { value: line.to_owned(), place: file.place.clone() }));
+            }
+            None => check.spoil(at),
+        }
     }
     for empty in all.iter().filter(|at| at.value.is_empty()) {
         check.fault(&empty.place, "empty creds would let everybody in", "write what is asked for");
+        check.spoil(at);
     }
     all.retain(|at| !at.value.is_empty());
     all
@@ -107,7 +111,7 @@ fn creds(raw: &raw_auth::Auth, scope: Scope<'_>, check: &mut Check) -> Vec<At<St
 
 fn api_keys(creds: &[At<String>], at: &Place, check: &mut Check) -> Option<Vec<Secret>> {
     if creds.is_empty() {
-        check.fault(at, "apikey without creds would let nobody in", "write the key, or several, as creds");
+        check.lacking(at, "apikey without creds would let nobody in", "write the key, or several, as creds");
         return None;
     }
     Some(creds.iter().map(|key| Secret::new(&*key.value)).collect())
@@ -121,7 +125,7 @@ fn basic(raw: &raw_auth::Auth, creds: &[At<String>], at: &Place, scope: Scope<'_
         lines.extend(text.lines().map(str::trim_end).filter(is_user).map(|line| At { value: line.to_owned(), place: file.place.clone() }));
     }
     if lines.is_empty() {
-        check.fault(at, "basic without creds would let nobody in", "write creds: \"user:password\", or name a file as htpasswd");
+        check.lacking(at, "basic without creds would let nobody in", "write creds: \"user:password\", or name a file as htpasswd");
         return None;
     }
     let realm = raw.realm.as_ref().map_or("aralez", |at| &at.value);
@@ -168,7 +172,7 @@ fn forward(raw: &raw_auth::Auth, creds: &[At<String>], at: &Place, check: &mut C
         (Some(url), []) => url.value.0.0.clone(),
         (None, [url]) => <Url as Text>::parse(&url.value).map_err(|(what, advice)| check.fault(&url.place, what, advice)).ok()?.0,
         _ => {
-            check.fault(at, "forward asks one server", "write its URL as url");
+            check.lacking(at, "forward asks one server", "write its URL as url");
             return None;
         }
     };

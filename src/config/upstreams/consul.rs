@@ -54,7 +54,7 @@ fn is_agent(address: &str) -> bool {
 /// A service; `None` after a fault was told.
 pub(super) fn service(name: Option<&At<String>>, keys: &raw::ConsulKeys, at: &Place, check: &mut Check) -> Option<At<ConsulService>> {
     let Some(name) = name.filter(|name| !name.value.is_empty()) else {
-        check.fault(at, "a service of Consul without its name", "name it as service");
+        check.lacking(at, "a service of Consul without its name", "name it as service");
         return None;
     };
     let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.as_str().into());
@@ -75,12 +75,12 @@ pub(super) fn paths(raw: Option<&At<raw::Consul>>, file: &Path, table: &mut Tabl
     for At { value, place } in raw.iter().filter_map(|at| at.value.services.as_ref()).flat_map(|list| &list.value) {
         let service = service(value.service_name.as_ref(), &value.service, place, check);
         let Some(host) = &value.hostname else {
-            check.fault(place, "a service of Consul without its host", "name it as hostname");
+            check.lacking(place, "a service of Consul without its host", "name it as hostname");
             continue;
         };
         let Some(service) = service else { continue };
         let path = value.path.as_ref().map_or_else(|| Key { place: place.clone(), text: "/".to_owned() }, key);
-        let route = RawRoute { policy: value.policy.clone(), keys: value.place.clone(), servers: None, consul: Some(service) };
+        let route = RawRoute { policy: value.policy.clone(), keys: value.place.clone(), servers: None, consul: Some(service), place: place.clone() };
         table.add_path(&key(host), path, route, file, check);
     }
 }

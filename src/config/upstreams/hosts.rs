@@ -94,11 +94,11 @@ impl Table {
     /// Adds hosts of a file; with `over`, those that are known from files before are replaced as a whole.
     pub(super) fn add(&mut self, hosts: Entries<raw::Host>, file: &Path, over: bool, check: &mut Check) {
         let before = if over { self.hosts.len() } else { 0 };
-        for (key, At { value: raw, .. }) in hosts {
+        for (key, At { value: raw, place: at }) in hosts {
             let folder = read::folder(file);
             let Some(name) = name(&key, check) else { continue };
             let place = key.place.clone();
-            let paths = routes(&key, raw.paths, &folder, check);
+            let paths = routes(&key, &at, raw.paths, &folder, check);
             let host = Host { key, policy: raw.policy, paths, folder };
             match self.places.get(&name).and_then(|at| Some((*at, self.hosts.get_mut(*at)?))) {
                 Some((at, known)) if at < before && known.key.place.file != place.file => *known = host,
@@ -155,18 +155,14 @@ impl Table {
     }
 }
 
-fn routes(host: &Key, paths: Option<At<Entries<raw::PathRoute>>>, folder: &Path, check: &mut Check) -> Vec<(Key, RawRoute, PathBuf)> {
-    let none = |at: &Place, check: &mut Check| {
-        check.fault(at, format!("the host {:?} has no paths", host.text), "give it at least paths: {\"/\": {servers: [...]}}");
-        Vec::new()
-    };
-    let Some(At { value: paths, place }) = paths else { return none(&host.place, check) };
+fn routes(host: &Key, at: &Place, paths: Option<At<Entries<raw::PathRoute>>>, folder: &Path, check: &mut Check) -> Vec<(Key, RawRoute, PathBuf)> {
+    let (paths, at) = paths.map_or_else(|| (Vec::new(), at.clone()), |At { value, place }| (value, place));
     if paths.is_empty() {
-        return none(&place, check);
+        check.lacking(&at, format!("the host {:?} has no paths", host.text), "give it at least paths: {\"/\": {servers: [...]}}");
     }
-    let route = |(key, At { value, .. }): (Key, At<raw::PathRoute>)| {
+    let route = |(key, At { value, place: at }): (Key, At<raw::PathRoute>)| {
         let consul = value.consul.and_then(|At { value, place }| consul::service(value.service.as_ref(), &value.keys, &place, check));
-        (key, RawRoute { policy: value.policy, keys: value.place, servers: value.servers, consul }, folder.to_owned())
+        (key, RawRoute { policy: value.policy, keys: value.place, servers: value.servers, consul, place: at }, folder.to_owned())
     };
     paths.into_iter().map(route).collect()
 }

@@ -149,7 +149,7 @@ pub(super) fn positive<T>(key: &str, time: &Time, at: &At<T>, check: &mut Check)
 
 fn rate_limit(raw: &raw::Rate, at: &At<Switch<raw::RawRate>>, scope: Scope<'_>, check: &mut Check) -> Option<RateLimit> {
     let Some(rate) = raw.rate.as_ref().map(|at| at.value.small()) else {
-        check.fault(&at.place, "rate_limit without rate", "say how many requests a second, for example rate: 100");
+        check.lacking(&at.place, "rate_limit without rate", "say how many requests a second, for example rate: 100");
         return None;
     };
     let key = match &raw.by {
@@ -189,7 +189,7 @@ fn retries(raw: &raw::Retries, check: &mut Check) -> RetryPolicy {
 fn cors(raw: &raw::Cors, at: &At<Switch<raw::Cors>>, check: &mut Check) -> Option<Cors> {
     let origins = raw.origins.as_ref().map(|at| at.value.0.as_slice()).unwrap_or_default();
     if origins.is_empty() {
-        check.fault(&at.place, "cors without origins", "list them, for example origins: [https://shop.example]");
+        check.lacking(&at.place, "cors without origins", "list them, for example origins: [https://shop.example]");
         return None;
     }
     for origin in origins {

@@ -8,7 +8,7 @@ use std::{
 use super::{policy::{Policy, Scope}, raw};
 use crate::{
     config::{
-        fault::Check,
+        fault::{Check, Place},
         main_file::MainFile,
         read,
         shape::{At, place},
@@ -35,6 +35,7 @@ pub(super) struct RawRoute {
     pub(super) keys: raw::RouteKeys,
     pub(super) servers: Option<At<Vec<At<raw::RawServer>>>>,
     pub(super) consul: Option<At<ConsulService>>,
+    pub(super) place: Place,
 }
 
 /// The route of a path, whose pools are added to `pools`; `None` after a fault was told.
@@ -100,7 +101,7 @@ fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Op
                 check.fault(servers, format!("the path {:?} has files already", path.text), "keep files or servers");
             }
             let Some(root) = &value.root else {
-                check.fault(at, "files without root", "name the folder");
+                check.lacking(at, "files without root", "name the folder");
                 return None;
             };
             let index = value.index.as_ref().map_or_else(
@@ -165,7 +166,7 @@ fn sources(path: &Key, raw: &RawRoute, main: &MainFile, check: &mut Check) -> Ve
         (Some(list), None) => {
             let (first, backup) = servers(raw, list, main, check);
             if first.is_empty() && list.value.is_empty() {
-                check.fault(&list.place, format!("the path {:?} has no server", path.text), "list at least one, for example servers: [\"127.0.0.1:8080\"]");
+                check.lacking(&list.place, format!("the path {:?} has no server", path.text), "list at least one, for example servers: [\"127.0.0.1:8080\"]");
             } else if first.is_empty() && !backup.is_empty() {
                 check.fault(&list.place, "all servers are backup", "leave backup away at one at least");
             }
@@ -173,7 +174,7 @@ fn sources(path: &Key, raw: &RawRoute, main: &MainFile, check: &mut Check) -> Ve
             std::iter::once(("", PoolSource::Servers(first))).chain(backup).collect()
         }
         (None, None) => {
-            check.fault(&path.place, format!("the path {:?} leads nowhere", path.text), "give it servers, consul, files or redirect_to");
+            check.lacking(&raw.place, format!("the path {:?} leads nowhere", path.text), "give it servers, consul, files or redirect_to");
             Vec::new()
         }
     }
@@ -185,7 +186,7 @@ fn servers(raw: &RawRoute, list: &At<Vec<At<raw::RawServer>>>, main: &MainFile, 
     let may_be_api = raw.keys.allow_api.as_ref().is_some_and(|at| at.value);
     for At { value: raw::RawServer(server), place } in &list.value {
         let Some(address) = &server.address else {
-            check.fault(place, "a server without address", "write address: \"host:port\"");
+            check.lacking(place, "a server without address", "write address: \"host:port\"");
             continue;
         };
         let found = Server { weight: server.weight.as_ref().map_or(1, |at| at.value.small()), ..address.value.0.clone() };

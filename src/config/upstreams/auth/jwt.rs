@@ -91,7 +91,7 @@ fn keys(raw: &raw_auth::Auth, creds: Vec<At<String>>, at: &Place, scope: Scope<'
     secrets.extend(scope.main.api.master_key.clone());
     if secrets.is_empty() {
         let advice = "write secret, pem, pem_file, jwks_file or jwks_url, or a master_key in main.yaml";
-        check.fault(at, "jwt without a key would let nobody in", advice);
+        check.lacking(at, "jwt without a key would let nobody in", advice);
         return None;
     }
     entry(KeySet::of_secrets(&secrets), &first, check)

@@ -22,7 +22,7 @@ use crate::{
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Failures a minute and client if the file does not say.
-const FAILURES: u32 = 10;
+const FAILURES: u32 = 20;
 
 /// The highest cost of a bcrypt hash: each step doubles the time that a request takes, and this one is some seconds.
 const HIGHEST_COST: u32 = 16;
@@ -55,7 +55,7 @@ pub(super) fn auth(raw: &raw_auth::Auth, at: &Place, scope: Scope<'_>, check: &m
     };
     let failures = match raw.failures.as_ref().map(|at| &at.value) {
         Some(Switch::Off) => None,
-        Some(Switch::With(failures)) => Some(failures.small()),
+        Some(Switch::With(failures)) => Some(failures.small()).filter(|most| *most > 0),
         Some(Switch::On) => Some(FAILURES),
         None => (kind != Kind::Forward).then_some(FAILURES),
     };

@@ -1,7 +1,7 @@
 //! Hosts and their paths, from whichever file, made into a routing.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::Ipv6Addr,
     path::{Path, PathBuf},
 };
@@ -94,6 +94,11 @@ impl Table {
     /// Adds hosts of a file; with `over`, those that are known from files before are replaced as a whole.
     pub(super) fn add(&mut self, hosts: Entries<raw::Host>, file: &Path, over: bool, check: &mut Check) {
         let before = if over { self.hosts.len() } else { 0 };
+        // Of a key that stands there twice the reader has told.
+        let twice: HashSet<String> = {
+            let mut seen = HashSet::new();
+            hosts.iter().filter(|(key, _)| !seen.insert(&key.text)).map(|(key, _)| key.text.clone()).collect()
+        };
         for (key, At { value: raw, place: at }) in hosts {
             let folder = read::folder(file);
             let Some(name) = name(&key, check) else { continue };
@@ -102,6 +107,7 @@ impl Table {
             let host = Host { key, policy: raw.policy, paths, folder };
             match self.places.get(&name).and_then(|at| Some((*at, self.hosts.get_mut(*at)?))) {
                 Some((at, known)) if at < before && known.key.place.file != place.file => *known = host,
+                Some((_, known)) if twice.contains(&host.key.text) && known.key.text == host.key.text => {}
                 Some((_, known)) => {
                     let what = format!("{:?} is the same host as {:?} in line {}", host.key.text, known.key.text, known.key.place.line);
                     check.fault(&place, what, "keep one");
@@ -161,7 +167,11 @@ fn routes(host: &Key, at: &Place, paths: Option<At<Entries<raw::PathRoute>>>, fo
         check.lacking(&at, format!("the host {:?} has no paths", host.text), "give it at least paths: {\"/\": {servers: [...]}}");
     }
     let route = |(key, At { value, place: at }): (Key, At<raw::PathRoute>)| {
+        let is_service = value.consul.is_some();
         let consul = value.consul.and_then(|At { value, place }| consul::service(value.service.as_ref(), &value.keys, &place, check));
+        if is_service && consul.is_none() {
+            check.spoil(&at);
+        }
         (key, RawRoute { policy: value.policy, keys: value.place, servers: value.servers, consul, place: at }, folder.to_owned())
     };
     paths.into_iter().map(route).collect()

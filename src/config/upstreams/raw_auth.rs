@@ -48,8 +48,8 @@ section! {
         response_headers: Several<String>,
         /// Whether the credentials are kept from servers. Default false.
         strip: bool,
-        /// Failures a minute and client before 429; false for no bound. Default 10, with forward no bound.
-        failures: Switch<Within<1, 1_000_000>>,
+        /// Failures a minute and client before 429; 0 or false for no bound. Default 20, with forward no bound.
+        failures: Switch<Within<0, 1_000_000>>,
         refused "algorithms": "a key verifies the algorithms of its own kind, and no others; take the key away",
     }
 }

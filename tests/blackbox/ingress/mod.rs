@@ -1,5 +1,6 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
+mod auth;
 mod routing;
 
 use std::{fmt::Write as _, fs, path::PathBuf};

@@ -176,7 +176,7 @@ async fn keys_of_a_url_are_there_with_the_route_and_follow_rotation() {
     assert_eq!(ask(old.token(json!({"aud": "shop", "iss": "evil"}))).await, 401);
     assert_eq!(ask(new.token(for_shop.clone())).await, 401);
     keys.set(Some(new.key_set()));
-    eventually(Duration::from_secs(20), async || {
+    eventually("the new key", Duration::from_secs(20), async || {
         anyhow::ensure!(ask(new.token(for_shop.clone())).await == 200);
         Ok(())
     })
@@ -342,7 +342,7 @@ async fn the_no_of_an_auth_server_goes_to_the_client_and_the_request_nowhere() {
     assert_eq!(edge.send(post("/silence")).await.status, 503);
     assert_eq!(judge.asked().len(), 8);
     drop(judge);
-    eventually(Duration::from_secs(10), async || {
+    eventually("503", Duration::from_secs(10), async || {
         anyhow::ensure!(edge.send(post("/302")).await.status == 503);
         Ok(())
     })

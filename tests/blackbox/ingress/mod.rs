@@ -1,7 +1,10 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
 mod auth;
+mod detect;
+mod health;
 mod routing;
+mod servers;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 

@@ -1,16 +1,10 @@
 //! The keys of `authorization`.
 
-<<<<<<< HEAD
-use crate::config::{
-    read::Url,
-    shape::{At, Of, Several, Switch, Time, Within, Word, Words, section},
-=======
 use crate::{
     config::{
         read::Url,
         shape::{Of, Several, Switch, Time, Within, Word, Words, section},
     },
->>>>>>> config
 };
 
 section! {

@@ -68,14 +68,9 @@ impl Bench {
         Self::start(Settings { dns_servers: vec![dns.address], ..Settings::default() })
     }
 
-<<<<<<< HEAD
-    async fn load(&mut self, pools: Vec<Pool>) {
+    pub async fn load(&mut self, pools: Vec<Pool>) {
         let mut keys = Keys::new(self.feed.clone(), Arc::default());
         ingress::replace(Arc::new(routing(pools)), &mut self.pools, &mut keys, &self.feed).await;
-=======
-    pub async fn load(&mut self, pools: Vec<Pool>) {
-        ingress::replace(Arc::new(routing(pools)), &mut self.pools, &self.feed).await;
->>>>>>> config
         self.feed.published().await.unwrap();
     }
 

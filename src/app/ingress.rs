@@ -15,10 +15,11 @@ use crate::{
     control::{
         ingress::{
             self,
-            pools::Pools,
-            reload::{Files, Loaded, Routes},
+            pools::{Pools, Settings},
+            reload::{Files, Loaded, Routes, certificates},
         },
         reconciler::IngressFeed,
+        watches::Watches,
     },
     telemetry::Telemetry,
 };
@@ -40,24 +41,32 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     life::enter(&main.process.clone(), |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-        serve(&process, standing, outside, telemetry.clone(), log, Arc::new(|| serde_json::json!([])), |feed, around, stop| {
-            source(Arc::new(main), routes, feed.ingress(), telemetry, around, stop)
+        let watches = Arc::new(Watches::default());
+        let known = watches.clone();
+        let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
+        serve(&process, standing, outside, telemetry.clone(), log, shown, |feed, around, stop| {
+            source(Arc::new(main), routes, Sinks { feed: feed.ingress(), telemetry, watches: known }, around, stop)
         })
     })
 }
 
-/// Feeds what the files say, and what is pushed, until `stop`.
-async fn source(
-    main: Arc<MainFile>,
-    routes: Loaded,
+/// Where the source tells what it finds.
+struct Sinks {
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
-    around: Around,
-    stop: CancellationToken,
-) -> Result<(), Failure> {
-    let mut pools = Pools::new(feed.clone());
-    ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &feed).await;
+    watches: Arc<Watches>,
+}
+
+/// Feeds what the files say, and what is pushed, until `stop`.
+async fn source(main: Arc<MainFile>, routes: Loaded, sinks: Sinks, around: Around, stop: CancellationToken) -> Result<(), Failure> {
+    let Sinks { feed, telemetry, watches } = sinks;
     let (wishes, heard) = broadcast::channel(WAITING_WISHES);
+    if let Some(folder) = main.certificates.clone().filter(|_| main.listeners.tls.is_some()) {
+        tokio::spawn(certificates::run(folder, feed.clone(), telemetry.clone(), wishes.subscribe(), stop.clone()));
+    }
+    let settings = Settings { consul: routes.consul.clone(), ..Settings::default() };
+    let mut pools = Pools::new(feed.clone(), settings, watches);
+    ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &feed).await;
     let read = main.clone();
     let files = Files {
         main: main.upstreams.clone(),
@@ -82,5 +91,5 @@ fn load(main: &MainFile, pushed: Option<&str>) -> Result<Loaded, Faults> {
     let checked = upstreams::parse(&texts, main)?;
     let all: Vec<u8> = texts.iter().flat_map(|(_, text)| sha256(text.as_bytes())).collect();
     let version: String = sha256(&all).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Loaded { routing: Arc::new(checked.routing), shown: shown(&texts).into(), version: version.into() })
+    Ok(Loaded { routing: Arc::new(checked.routing), consul: checked.consul, shown: shown(&texts).into(), version: version.into() })
 }

@@ -99,12 +99,14 @@ pub struct Context {
     pub peer: Option<Peer>,
     /// The client's address; `None` on a Unix socket.
     pub remote: Option<SocketAddr>,
-    /// Our address; `None` on a Unix socket.
+    /// The address that the client called; `None` on a Unix socket.
     pub local: Option<SocketAddr>,
     /// The name the client asked for in TLS.
     pub server_name: Option<String>,
     /// The version of TLS that is spoken.
     pub tls_version: Option<&'static str>,
+    /// The client's certificate, if it showed one to an ingress listener: the element for `x-forwarded-client-cert`.
+    pub certificate: Option<String>,
     /// Set once the connection drains: the answer in flight is the last.
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
@@ -125,8 +127,8 @@ impl Context {
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (peer, server_name, tls_version, tunnel, overdue, judged) = Default::default();
-        Self { id, live, peer, remote, local, server_name, tls_version, draining, tunnel, overdue, judged }
+        let (peer, server_name, tls_version, certificate, tunnel, overdue, judged) = Default::default();
+        Self { id, live, peer, remote, local, server_name, tls_version, certificate, draining, tunnel, overdue, judged }
     }
 
     /// From `at` on, reading from the client fails: the exchange in flight ends, which Pingora (0.9.1) cannot be told in another way while it waits for
@@ -190,8 +192,8 @@ pub struct Connection {
 
 impl Connection {
     /// A connection in clear.
-    pub fn plain(socket: Socket) -> Self {
-        Self::over(Transport::Plain(buffered(socket)))
+    pub fn plain(socket: BufStream<Socket>) -> Self {
+        Self::over(Transport::Plain(socket))
     }
 
     fn over(transport: Transport) -> Self {
@@ -203,8 +205,8 @@ impl Connection {
     ///
     /// # Errors
     /// The handshake's failure, in words.
-    pub async fn accept_tls(socket: Socket, session: TlsSession, limit: Duration) -> Result<Self, String> {
-        let mut stream = SslStream::new(session, buffered(socket)).map_err(|e| e.to_string())?;
+    pub async fn accept_tls(socket: BufStream<Socket>, session: TlsSession, limit: Duration) -> Result<Self, String> {
+        let mut stream = SslStream::new(session, socket).map_err(|e| e.to_string())?;
         match timeout(limit, stream.accept()).await {
             Ok(Ok(())) => Ok(Self::over(Transport::Tls(Box::new(stream)))),
             Ok(Err(e)) => Err(e.to_string()),
@@ -325,7 +327,8 @@ impl Connection {
     }
 }
 
-fn buffered(socket: Socket) -> BufStream<Socket> {
+/// Gives a socket the small buffers that connections have.
+pub fn buffered(socket: Socket) -> BufStream<Socket> {
     BufStream::with_capacity(READ_BUFFER, WRITE_BUFFER, socket)
 }
 

@@ -12,7 +12,7 @@ use super::{
     balance::{hash::request_hash, sticky::Stuck},
     connection::Context,
     edits::Inputs,
-    filter::{client::Client, jwt::Verified},
+    filter::{Filtered, client::Client, jwt::Verified},
     guard::{
         ActiveRequest, NotAdmitted, Outcome,
         breaker::{ConnectionSlot, RequestSlot, RetrySlot},
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::model::{
     cluster::Endpoint,
+    ingress::IngressRoute,
     intention::{Denied, Verdict},
     listener::{Exposed, Inbound, Role},
     matching::RequestView,
@@ -75,6 +76,8 @@ pub struct Exchange {
     pub live: Option<Arc<Live>>,
     /// Who the client is, as the ingress role found it.
     pub client: Option<Client>,
+    /// What the filters of the ingress role know of it.
+    pub filtered: Filtered,
     /// The endpoint chosen last.
     pub chosen: Option<Chosen>,
     /// When the answer must be complete.
@@ -112,6 +115,7 @@ impl Default for Exchange {
             context: None,
             live: None,
             client: None,
+            filtered: Filtered::default(),
             chosen: None,
             deadline: None,
             handed: None,
@@ -191,6 +195,12 @@ impl Exchange {
             Role::Inbound(_) | Role::Exposed(_) => return None,
         };
         Some((route, route.legs.get(leg)?))
+    }
+
+    /// The route that was taken on an ingress listener.
+    pub fn ingress_route<'a>(&self, live: &'a Live) -> Option<&'a IngressRoute> {
+        let Role::Ingress(ingress) = &live.listener.role else { return None };
+        ingress.routing.routes.get(self.routed?.route)
     }
 
     /// authorize: on the inbound side, whether the intentions let the peer (with this request) through; on the outbound side the far sidecar decides,

@@ -21,7 +21,7 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
-    filter::client::called,
+    filter::{auth::jwt::without_token, body, client::called, compress},
     gate,
     guard::Outcome,
     headers,
@@ -30,7 +30,7 @@ use super::{
     record::{grpc_status, http_record},
     refusal::{Refusal, is_grpc},
     timing,
-    tls::{ServerIdentity, min_version},
+    tls::{AddressShown, ServerIdentity, min_version},
 };
 use crate::{
     model::{
@@ -43,6 +43,8 @@ use crate::{
 
 /// A server showed an identity that is not the target's.
 const UNEXPECTED_IDENTITY: ErrorType = ErrorType::Custom("UnexpectedServerIdentity");
+/// A request whose body turned out to be too long.
+const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 /// An answer that is not passed on, since the route's policy asks for another try.
 const ANOTHER_TRY: ErrorType = ErrorType::Custom("AnotherTry");
 
@@ -91,6 +93,11 @@ impl Sidecar {
         side: impl Fn(&HeaderEdits) -> &Edits,
     ) -> pingora_core::Result<()> {
         let Some(live) = &exchange.live else { return Ok(()) };
+        if status != 0
+            && let Some(hsts) = ingress::strict_transport(live)
+        {
+            head.set("strict-transport-security".to_owned(), hsts)?;
+        }
         let Some((route, leg)) = exchange.taken(live) else { return Ok(()) };
         for edits in [&leg.headers, &route.headers].map(side).into_iter().filter(|edits| **edits != Edits::default()) {
             edits::apply(edits, head, &exchange.inputs(request, route, status))?;
@@ -98,15 +105,25 @@ impl Sidecar {
         Ok(())
     }
 
+    /// What the leg, the route and the filters make of an answer's head.
+    fn finish(request: &RequestHeader, head: &mut ResponseHeader, exchange: &Exchange, status: u16) -> pingora_core::Result<()> {
+        Self::edit(request, head, exchange, status, |edits| &edits.response)?;
+        ingress::finish(request, head, exchange)
+    }
+
     /// Refuses: answers, and leaves the reason for the record.
     async fn refuse(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora_core::Result<bool> {
-        if let Refusal::BadRequest(_) | Refusal::NoForm(_) = refusal {
-            // Whatever follows on such a connection cannot be trusted to be a request.
+        let status = refusal.status();
+        let too_large = status == 413;
+        if too_large || matches!(refusal, Refusal::BadRequest(_) | Refusal::NoForm(_)) {
+            // Whatever follows on such a connection cannot be trusted to be a request, or is too much to wait for one.
             session.set_keepalive(None);
         }
-        let status = refusal.status();
-        let answered = refusal.answer(session, |request, head| Self::edit(request, head, exchange, status, |edits| &edits.response)).await;
+        let answered = refusal.answer(session, |request, head| Self::finish(request, head, exchange, status)).await;
         exchange.refusal = Some(refusal);
+        if too_large {
+            body::linger(session).await;
+        }
         answered.map(|()| true)
     }
 }
@@ -130,12 +147,20 @@ impl ProxyHttp for Sidecar {
         let live = exchange.pin(&context);
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
+        if let Role::Ingress(_) = live.listener.role {
+            exchange.notes.target = without_token(&session.req_header().uri);
+        }
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }
         if let Role::Ingress(role) = &live.listener.role {
             match ingress::admit(session, exchange, &live, role).await {
                 Ok(Admitted::Forward) => {}
+                Ok(Admitted::File(mut file)) => {
+                    let status = file.head.status.as_u16();
+                    Self::finish(session.req_header(), &mut file.head, exchange, status)?;
+                    return file.send(session).await.map(|()| true);
+                }
                 Ok(Admitted::Answered) => return Ok(true),
                 Err(refusal) => return Self::refuse(session, exchange, refusal).await,
             }
@@ -147,6 +172,7 @@ impl ProxyHttp for Sidecar {
     /// balance.
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> pingora_core::Result<Box<HttpPeer>> {
         let Some(live) = exchange.live.clone() else { return Error::e_explain(ErrorType::InternalError, "no listener") };
+        exchange.filtered.sent = 0;
         let chosen = match exchange.choose(&live).await {
             Ok(chosen) => chosen,
             Err(refusal) => {
@@ -157,7 +183,7 @@ impl ProxyHttp for Sidecar {
         };
         let mut peer = match (&live.side, &chosen.cluster) {
             (_, Some(cluster)) => match cluster.peer(chosen.place, &chosen.endpoint) {
-                Some(peer) => peer,
+                Some(peer) => cluster.announced(peer, exchange.context.as_deref()),
                 None => return Error::e_explain(ErrorType::InternalError, "no such endpoint"),
             },
             (Side::App(app), None) => {
@@ -188,8 +214,16 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         let Some(cluster) = exchange.chosen.as_ref().and_then(|c| c.cluster.as_ref()) else { return Ok(()) };
-        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else { return Ok(()) };
-        let shown = digest.and_then(|d| d.ssl_digest.as_ref()).and_then(|s| s.extension.get::<ServerIdentity>());
+        let extension = digest.and_then(|d| d.ssl_digest.as_ref()).map(|s| &s.extension);
+        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else {
+            return match extension.and_then(|extension| extension.get::<AddressShown>()) {
+                Some(AddressShown(false)) => {
+                    Error::e_explain(UNEXPECTED_IDENTITY, "the server's certificate is not for its address").map_err(Error::into_up)
+                }
+                _ => Ok(()),
+            };
+        };
+        let shown = extension.and_then(|extension| extension.get::<ServerIdentity>());
         let floor = exchange.live.as_ref().map(|l| min_version(&l.listener.tls));
         match shown {
             Some(ServerIdentity { id: Some(id), version }) if expected.contains(id) && *version >= floor => Ok(()),
@@ -229,13 +263,16 @@ impl ProxyHttp for Sidecar {
                     let port = context.local.map(|local| local.port());
                     client.tell(request, called(session.req_header()), port, &role.client)?;
                 }
-                headers::towards_server(request)?;
+                headers::towards_server(request, context.certificate.as_deref())?;
             }
             _ => headers::towards_peer(request)?,
         }
         if let Some(live) = &exchange.live
             && let Some((route, _)) = exchange.taken(live)
-            && let Some(path) = route.rewritten(request.uri.path())
+            && let Some(path) = match live.listener.role {
+                Role::Ingress(_) => ingress::rewritten(route, request.uri.path()),
+                _ => route.rewritten(request.uri.path()),
+            }
         {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             gate::set_target(request, path + &query).or_err(ErrorType::InternalError, "the rewritten path is no path")?;
@@ -253,6 +290,10 @@ impl ProxyHttp for Sidecar {
         end: bool,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let Some(refusal) = over_limit(session, exchange, body.as_ref().map_or(0, Bytes::len)) {
+            exchange.refusal = Some(refusal);
+            return Error::e_explain(BODY_TOO_LARGE, "the request's body is over the route's limit").map_err(Error::into_down);
+        }
         if end
             && exchange.deadline.is_none()
             && let Some(live) = &exchange.live
@@ -288,6 +329,12 @@ impl ProxyHttp for Sidecar {
         if exchange.ended(outcome, None, idempotent, replayable, false) {
             return Error::e_explain(ANOTHER_TRY, "the route's policy asks for another try").map_err(Error::into_up);
         }
+        if let Some(live) = &exchange.live
+            && let Some(rules) = exchange.ingress_route(live).and_then(|route| route.filters.compression.as_ref())
+        {
+            let request = session.downstream_session.req_header();
+            compress::prepare(rules, request, response, &mut session.upstream_compression)?;
+        }
         Ok(())
     }
 
@@ -315,8 +362,7 @@ impl ProxyHttp for Sidecar {
         if let Some(live) = exchange.live.clone()
             && exchange.taken(&live).is_some()
         {
-            let status = response.status.as_u16();
-            Self::edit(session.req_header(), response, exchange, status, |edits| &edits.response)?;
+            Self::finish(session.req_header(), response, exchange, response.status.as_u16())?;
             for cookie in exchange.cookies() {
                 response.append_header(http::header::SET_COOKIE, cookie)?;
             }
@@ -402,16 +448,18 @@ impl ProxyHttp for Sidecar {
         let downstream = *error.esource() == ErrorSource::Downstream;
         let refusal = match exchange.refusal.take() {
             _ if downstream && timing::is_overdue(exchange) => Some(Refusal::Timeout),
-            Some(refusal) if !downstream => Some(refusal),
+            Some(refusal) if !downstream || *error.etype() == BODY_TOO_LARGE => Some(refusal),
             _ => Refusal::of(error),
         };
         let started = session.response_written().is_some();
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
-            && let Err(gone) =
-                refusal.answer(session, |request, head| Self::edit(request, head, exchange, error_code, |edits| &edits.response)).await
+            && let Err(gone) = refusal.answer(session, |request, head| Self::finish(request, head, exchange, error_code)).await
         {
             tracing::debug!("the client left before it was answered: {gone}");
+        }
+        if *error.etype() == BODY_TOO_LARGE {
+            body::linger(session).await;
         }
         exchange.refusal = refusal;
         FailToProxy { error_code, can_reuse_downstream: false }
@@ -437,6 +485,13 @@ impl ProxyHttp for Sidecar {
     fn suppress_proxy_warn_log(&self, _session: &Session, _exchange: &Exchange, _error: &Error, _context: ProxyWarnLogContext) -> bool {
         true
     }
+}
+
+/// Counts a part of the request's body; the refusal once it is longer than the route takes. What goes through a tunnel is no body.
+fn over_limit(session: &Session, exchange: &mut Exchange, bytes: usize) -> Option<Refusal> {
+    let limit = exchange.live.as_ref().and_then(|live| exchange.ingress_route(live)?.filters.body_limit)?;
+    exchange.filtered.sent += bytes as u64;
+    (exchange.filtered.sent > limit && !session.was_upgraded()).then(body::too_large)
 }
 
 /// Whether the request can be sent once more: its body is still at hand, nothing of an answer has left, and there is time.

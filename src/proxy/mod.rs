@@ -16,6 +16,7 @@ pub mod http;
 pub mod ingress;
 pub mod listeners;
 pub mod live;
+pub mod proxy_protocol;
 pub mod record;
 pub mod refusal;
 pub mod serve;

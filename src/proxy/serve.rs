@@ -9,21 +9,27 @@ use pingora_core::{
     tls::ssl::{NameType, Ssl, SslAcceptor},
 };
 use pingora_proxy::HttpProxy;
-use tokio::{sync::watch, time::timeout};
+use tokio::{io::BufStream, sync::watch, time::timeout};
 
 use super::{
-    connection::{Connection, Context, Head, Socket, Spoken},
+    connection::{Connection, Context, Head, Socket, Spoken, buffered},
     exchange::Exchange,
     headers,
     http::Sidecar,
     listeners::Turn,
     live::{Live, Side},
+    proxy_protocol::{self, Addresses},
     record::record,
     tcp,
-    tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
+    tls::{
+        HANDSHAKE_TIMEOUT, Peer,
+        names::{ACME, Front},
+        shown_id,
+    },
 };
 use crate::{
     model::{
+        ingress::ProxyProtocol,
         intention::Verdict,
         listener::{Listener, Role, Xfcc},
     },
@@ -68,35 +74,37 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     };
     let mut context = Context::new(live.clone(), remote, local, turn.draining.clone());
     let now = live.load_full();
-    let acceptor = match &now.side {
-        Side::App(app) => app.acceptor.as_ref(),
-        Side::Ingress(ingress) => ingress.acceptor.as_ref(),
-        Side::Upstream(_) => None,
-    };
-    let mut connection = match acceptor {
-        None => {
-            if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
-                return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
-            }
-            Connection::plain(socket)
+    let mut socket = buffered(socket);
+    if speaks_for_others(&now.listener, remote) {
+        match proxy_protocol::read(&mut socket).await {
+            Ok(None) => {}
+            Ok(Some(Addresses { client, called })) => (context.remote, context.local) = (Some(client), Some(called)),
+            Err(why) => return tracing::info!(listener = %now.listener.key, peer = ?remote, "connection refused: {why}"),
         }
-        Some(acceptor) => match identify(acceptor, socket, &now.listener, &mut context).await {
-            Ok(connection) => connection,
-            Err(why) => {
-                // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
-                if why.contains("unexpected EOF") {
-                    return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
-                }
-                now.metrics.tls_failed(cause(&why));
-                tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
-                let mut exchange = Exchange::default();
-                exchange.pin(&Arc::new(context));
-                let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
-                plane.telemetry.access.log_refused(&failed);
-                return;
+    }
+    if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
+        return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
+    }
+    let mut connection = match greet(&now, socket, &mut context).await {
+        Ok(connection) => connection,
+        Err(why) => {
+            // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
+            if why.contains("unexpected EOF") {
+                return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
             }
-        },
+            now.metrics.tls_failed(cause(&why));
+            tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+            let mut exchange = Exchange::default();
+            exchange.pin(&Arc::new(context));
+            let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
+            plane.telemetry.access.log_refused(&failed);
+            return;
+        }
     };
+    if connection.tls().and_then(|tls| tls.selected_alpn_protocol()) == Some(ACME) {
+        // The handshake was all that the ACME server wanted.
+        return connection.end(Head::Gone).await;
+    }
     let context = Arc::new(context);
     if connection.attach(context.clone()).is_err() {
         return;
@@ -145,8 +153,47 @@ fn is_near(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
     remote.is_loopback() || remote == local
 }
 
-/// tls → identify.
-async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
+/// Whether a peer must begin with the PROXY header of a client's connection.
+fn speaks_for_others(listener: &Listener, peer: Option<SocketAddr>) -> bool {
+    let Role::Ingress(ingress) = &listener.role else { return false };
+    match (&ingress.client.proxy_protocol, peer) {
+        (ProxyProtocol::Off, _) | (ProxyProtocol::From(_), None) => false,
+        (ProxyProtocol::From(networks), Some(peer)) => networks.contain(peer.ip()),
+    }
+}
+
+/// tls → identify, where the listener speaks TLS.
+async fn greet(live: &Live, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
+    let (mesh, front) = match &live.side {
+        Side::App(app) => (app.acceptor.as_ref(), None),
+        Side::Ingress(ingress) => (None, ingress.acceptor.as_deref()),
+        Side::Upstream(_) => (None, None),
+    };
+    match (mesh, front) {
+        (Some(acceptor), _) => identify(acceptor, socket, &live.listener, context).await,
+        (None, Some(front)) => terminate(front, socket, context).await,
+        (None, None) => Ok(Connection::plain(socket)),
+    }
+}
+
+/// tls, with anybody.
+async fn terminate(front: &Front, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
+    let session = front.session().map_err(|e| e.to_string())?;
+    let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
+    let ssl = connection.tls().ok_or("no TLS")?;
+    context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.tls_version = Some(ssl.version_str());
+    context.certificate = headers::client_element(ssl);
+    Ok(connection)
+}
+
+/// tls → identify, with a mesh peer.
+async fn identify(
+    acceptor: &SslAcceptor,
+    socket: BufStream<Socket>,
+    listener: &Listener,
+    context: &mut Context,
+) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
     let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
     let ssl = connection.tls().ok_or("no TLS")?;

@@ -3,6 +3,7 @@
 //! A routing is handed over only together with the endpoints of all its pools, so that a reload never meets a route whose servers are not known.
 
 pub mod acme;
+pub mod certificates;
 pub mod pools;
 pub mod reload;
 pub mod watch;

@@ -19,6 +19,7 @@ use super::{
     watch::{Place, Watch, aside},
 };
 use crate::{
+    config::agent::AgentConfig,
     control::reconciler::{IngressChange, IngressFeed},
     model::{ingress::Routing, registration::Unusable},
     telemetry::{
@@ -38,6 +39,8 @@ const WAITING_PUSHES: usize = 4;
 pub struct Loaded {
     /// Which request goes where.
     pub routing: Arc<Routing>,
+    /// The agents that Consul services are asked of.
+    pub consul: Vec<AgentConfig>,
     /// The configuration that says so, as one YAML text without its secrets.
     pub shown: Arc<str>,
     /// Names the texts that it was made of: two are the same if this is.
@@ -219,8 +222,9 @@ impl Routes {
 
     async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
         let now = self.in_force.borrow().clone();
-        let changes = loaded.routing != now.loaded.routing;
+        let changes = (&loaded.routing, &loaded.consul) != (&now.loaded.routing, &now.loaded.consul);
         if changes {
+            self.pools.set_consul(loaded.consul.clone());
             replace(loaded.routing.clone(), &mut self.pools, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
         }

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{Connection, READ_BUFFER, Transport};
+use crate::proxy::ingress::strict_transport;
 
 /// Longest head that is taken, bytes: Envoy's default.
 const LONGEST: usize = 60 * 1024;
@@ -80,8 +81,12 @@ impl Connection {
     pub async fn end(mut self, head: Head) {
         if let Some((status, text)) = head.refusal() {
             let length = text.len();
-            let answer =
-                format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n{text}");
+            let secure = self.context.as_ref().and_then(|context| strict_transport(&context.live.load()));
+            let secure = secure.as_ref().and_then(|value| value.to_str().ok());
+            let secure = secure.map(|value| format!("strict-transport-security: {value}\r\n")).unwrap_or_default();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\ncontent-type: text/plain\r\n{secure}connection: close\r\n\r\n{text}"
+            );
             let answered = async {
                 self.write_all(answer.as_bytes()).await?;
                 AsyncWriteExt::shutdown(&mut self).await?;

@@ -4,7 +4,7 @@ use super::*;
 
 async fn pair() -> (Connection, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (Connection::plain(Socket::Unix(ours)), theirs)
+    (Connection::plain(buffered(Socket::Unix(ours))), theirs)
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::{
     control::{
         ingress::{
             self,
+            keys::Keys,
             pools::{Pools, Settings},
             reload::{Files, Loaded, Routes, certificates},
         },
@@ -65,15 +66,16 @@ async fn source(main: Arc<MainFile>, routes: Loaded, sinks: Sinks, around: Aroun
         tokio::spawn(certificates::run(folder, feed.clone(), telemetry.clone(), wishes.subscribe(), stop.clone()));
     }
     let settings = Settings { consul: routes.consul.clone(), ..Settings::default() };
-    let mut pools = Pools::new(feed.clone(), settings, watches);
-    ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &feed).await;
+    let mut pools = Pools::new(feed.clone(), settings, watches.clone());
+    let mut keys = Keys::new(feed.clone(), watches);
+    ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &mut keys, &feed).await;
     let read = main.clone();
     let files = Files {
         main: main.upstreams.clone(),
         folder: main.routes_folder(),
         load: Arc::new(move |pushed| load(&read, pushed).map_err(|faults| faults.0.iter().map(Into::into).collect())),
     };
-    let (routes, pushes) = Routes::new(files, routes, pools, feed, telemetry.clone());
+    let (routes, pushes) = Routes::new(files, routes, pools, keys, feed, telemetry.clone());
     tokio::spawn(routes.run(heard, stop.clone()));
     let Around { mut reloads, snapshots, bindings, sockets, alone } = around;
     api::start(&main.api, &sockets, api::Behind { pushes, snapshots, bindings, telemetry }, &alone)?;
@@ -87,9 +89,10 @@ async fn source(main: Arc<MainFile>, routes: Loaded, sinks: Sinks, around: Aroun
 
 /// Reads the routes' files, with a pushed text in the place of the first, and checks them.
 fn load(main: &MainFile, pushed: Option<&str>) -> Result<Loaded, Faults> {
-    let texts = upstreams::read(main, pushed)?;
-    let checked = upstreams::parse(&texts, main)?;
-    let all: Vec<u8> = texts.iter().flat_map(|(_, text)| sha256(text.as_bytes())).collect();
-    let version: String = sha256(&all).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Loaded { routing: Arc::new(checked.routing), consul: checked.consul, shown: shown(&texts).into(), version: version.into() })
+    let texts = upstreams::texts(main, pushed)?;
+    let upstreams::Upstreams { routing, consul, also_read } = upstreams::parse(&texts, main)?;
+    let shown = shown(&texts);
+    // Of what is shown: a digest that anybody may see must not hold a password.
+    let version: String = sha256(shown.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Loaded { routing: Arc::new(routing), consul, also_read, shown: shown.into(), version: version.into() })
 }

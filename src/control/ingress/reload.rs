@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    keys::Keys,
     pools::Pools,
     replace,
     watch::{Place, Watch, aside},
@@ -41,9 +42,11 @@ pub struct Loaded {
     pub routing: Arc<Routing>,
     /// The agents that Consul services are asked of.
     pub consul: Vec<AgentConfig>,
+    /// Files that they were made of beside the usual ones: secrets, certificates, key sets.
+    pub also_read: Vec<PathBuf>,
     /// The configuration that says so, as one YAML text without its secrets.
     pub shown: Arc<str>,
-    /// Names the texts that it was made of: two are the same if this is.
+    /// Names what is shown of it.
     pub version: Arc<str>,
 }
 
@@ -137,11 +140,20 @@ pub struct Files {
     pub load: Load,
 }
 
+impl Files {
+    /// All that is watched.
+    fn places(&self, also: &[PathBuf]) -> Vec<Place> {
+        let own = [Place::File(self.main.clone()), Place::Folder { path: self.folder.clone(), endings: &["yaml"] }];
+        own.into_iter().chain(also.iter().cloned().map(Place::File)).collect()
+    }
+}
+
 /// Keeps the routes; see [`Routes::run`].
 pub struct Routes {
     files: Files,
     watch: Watch,
     pools: Pools,
+    keys: Keys,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
     orders: mpsc::Receiver<Order>,
@@ -149,14 +161,14 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// For routes that were handed over already, with the pools that look after them.
-    pub fn new(files: Files, loaded: Loaded, pools: Pools, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
-        let watch = Watch::new([Place::File(files.main.clone()), Place::Folder { path: files.folder.clone(), endings: &["yaml"] }]);
+    /// For routes that were handed over already, with the pools and the keys that look after them.
+    pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
+        let watch = Watch::new(files.places(&loaded.also_read));
         let (sender, orders) = mpsc::channel(WAITING_PUSHES);
         telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
         telemetry.metrics.config_version(&loaded.version);
         let (in_force, shown) = watch::channel(Arc::new(InForce { loaded, pushed: false, since: SystemTime::now() }));
-        (Self { files, watch, pools, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
+        (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
     }
 
     /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
@@ -225,8 +237,11 @@ impl Routes {
         let changes = (&loaded.routing, &loaded.consul) != (&now.loaded.routing, &now.loaded.consul);
         if changes {
             self.pools.set_consul(loaded.consul.clone());
-            replace(loaded.routing.clone(), &mut self.pools, &self.feed).await;
+            replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
+        }
+        if loaded.also_read != now.loaded.also_read {
+            self.watch.turn_to(self.files.places(&loaded.also_read));
         }
         let since = if changes { SystemTime::now() } else { now.since };
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });

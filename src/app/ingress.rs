@@ -14,18 +14,19 @@ use crate::{
     config::{fault::Faults, main_file::MainFile, shown::shown, upstreams},
     control::{
         ingress::{
-            self,
+            self, acme, certificates,
             keys::Keys,
             pools::{Pools, Settings},
-            reload::{Files, Loaded, Routes, certificates},
+            reload::{self, Files, Loaded, Reread, Routes},
         },
-        reconciler::IngressFeed,
+        reconciler::{IngressChange, IngressFeed},
         watches::Watches,
     },
+    model::ingress::Certificates,
     telemetry::Telemetry,
 };
 
-/// Wishes to read files anew that may wait to be heard.
+/// Wishes to read everything anew that may wait for whoever is still at the one before.
 const WAITING_WISHES: usize = 4;
 
 /// Serves what the file says until a signal.
@@ -39,52 +40,75 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     main.process.upgrade = options.upgrade;
     main.process.daemon |= options.daemon;
     let process = ProcessOptions { admin: options.admin, settings: main.process.clone() };
-    life::enter(&main.process.clone(), |standing, log| {
+    life::enter(&process, |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());
         let known = watches.clone();
-        let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
-        serve(&process, standing, outside, telemetry.clone(), log, shown, |feed, around, stop| {
-            source(Arc::new(main), routes, Sinks { feed: feed.ingress(), telemetry, watches: known }, around, stop)
+        let told = Arc::new(move || serde_json::json!(watches.snapshot()));
+        serve(&process, standing, outside, telemetry.clone(), log, told, |feed, around, stop| {
+            Source { main: Arc::new(main), feed: feed.ingress(), telemetry, watches: known, stop }.run(routes, around)
         })
     })
 }
 
-/// Where the source tells what it finds.
-struct Sinks {
+/// What feeds the data plane.
+struct Source {
+    main: Arc<MainFile>,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
     watches: Arc<Watches>,
+    stop: CancellationToken,
 }
 
-/// Feeds what the files say, and what is pushed, until `stop`.
-async fn source(main: Arc<MainFile>, routes: Loaded, sinks: Sinks, around: Around, stop: CancellationToken) -> Result<(), Failure> {
-    let Sinks { feed, telemetry, watches } = sinks;
-    let (wishes, heard) = broadcast::channel(WAITING_WISHES);
-    if let Some(folder) = main.certificates.clone().filter(|_| main.listeners.tls.is_some()) {
-        tokio::spawn(certificates::run(folder, feed.clone(), telemetry.clone(), wishes.subscribe(), stop.clone()));
+impl Source {
+    /// Feeds what the files say, and what is pushed, until the end.
+    async fn run(self, routes: Loaded, around: Around) -> Result<(), Failure> {
+        let Self { main, feed, telemetry, watches, stop } = &self;
+        let (wishes, heard) = broadcast::channel(WAITING_WISHES);
+        self.certificates(heard.resubscribe()).await;
+        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone() };
+        let mut pools = Pools::new(feed.clone(), settings, watches.clone());
+        telemetry.metrics.server_health_from(pools.health());
+        let mut keys = Keys::new(feed.clone(), watches.clone());
+        ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &mut keys, feed).await;
+        let read = main.clone();
+        let files = Files {
+            main: main.upstreams.clone(),
+            folder: main.routes_folder(),
+            load: Arc::new(move |pushed| load(&read, pushed).map_err(|faults| faults.0.iter().map(Into::into).collect())),
+        };
+        let (routes, pushes) = Routes::new(files, routes, pools, keys, feed.clone(), telemetry.clone());
+        tokio::spawn(routes.run(heard, stop.clone()));
+        let Around { mut reloads, snapshots, bindings, sockets, alone } = around;
+        api::start(&main.api, &sockets, api::Behind { pushes, snapshots, bindings, telemetry: telemetry.clone() }, &alone)?;
+        while let Some(Some(wish)) = stop.run_until_cancelled(reloads.recv()).await {
+            // Nobody listens only when all is about to end.
+            let _ = wishes.send(Arc::new(wish));
+        }
+        stop.cancelled().await;
+        Ok(())
     }
-    let settings = Settings { consul: routes.consul.clone(), ..Settings::default() };
-    let mut pools = Pools::new(feed.clone(), settings, watches.clone());
-    let mut keys = Keys::new(feed.clone(), watches);
-    ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &mut keys, &feed).await;
-    let read = main.clone();
-    let files = Files {
-        main: main.upstreams.clone(),
-        folder: main.routes_folder(),
-        load: Arc::new(move |pushed| load(&read, pushed).map_err(|faults| faults.0.iter().map(Into::into).collect())),
-    };
-    let (routes, pushes) = Routes::new(files, routes, pools, keys, feed, telemetry.clone());
-    tokio::spawn(routes.run(heard, stop.clone()));
-    let Around { mut reloads, snapshots, bindings, sockets, alone } = around;
-    api::start(&main.api, &sockets, api::Behind { pushes, snapshots, bindings, telemetry }, &alone)?;
-    while let Some(Some(wish)) = stop.run_until_cancelled(reloads.recv()).await {
-        // Nobody listens only when all is about to end.
-        let _ = wishes.send(Arc::new(wish));
+
+    /// Reads the folder of certificates and goes on following it, and orders those that an ACME server issues.
+    async fn certificates(&self, wishes: broadcast::Receiver<Reread>) {
+        let Self { main, feed, telemetry, stop, .. } = self;
+        let Some(folder) = &main.certificates else { return };
+        let (path, default) = (folder.clone(), main.default_certificate.clone());
+        let load: reload::certificates::Load = Arc::new(move |last| {
+            let (certificates, problems) = certificates::load(&path, last);
+            (Certificates { default: default.clone().or(certificates.default), ..certificates }, problems)
+        });
+        let (first, problems) = load(&Certificates::default());
+        let first = Arc::new(first);
+        feed.send(IngressChange::Problems { source: reload::certificates::SOURCE.into(), problems });
+        feed.send(IngressChange::Certificates(first.clone()));
+        let following = reload::certificates::run(folder.clone(), load, first, feed.clone(), telemetry.clone(), wishes, stop.clone());
+        tokio::spawn(following);
+        if let Some(settings) = main.acme.clone() {
+            tokio::spawn(acme::run(settings, feed.clone(), stop.clone()));
+        }
     }
-    stop.cancelled().await;
-    Ok(())
 }
 
 /// Reads the routes' files, with a pushed text in the place of the first, and checks them.

@@ -31,6 +31,7 @@ use super::{
     refusal::{Refusal, is_grpc},
     timing,
     tls::{AddressShown, ServerIdentity, min_version},
+    upgrade,
 };
 use crate::{
     model::{
@@ -61,7 +62,8 @@ impl Sidecar {
 
     /// gate → authorize → route.
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
-        gate::check(session.req_header(), || session.to_h1_raw())?;
+        gate::check(session.req_header())?;
+        gate::hop::leave(session.req_header_mut())?;
         headers::drop_controls(session.req_header_mut());
         if session.req_header().uri.path() == "*" {
             // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
@@ -145,6 +147,7 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        context.hear();
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
         if let Role::Ingress(_) = live.listener.role {
@@ -198,6 +201,7 @@ impl ProxyHttp for Sidecar {
             peer.options.alpn = ALPN::H1;
         }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
+        exchange.upgrade = upgrade::prepare(&mut peer, session.req_header());
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
         peer.options.write_timeout = Some(route::IDLE_TIMEOUT);
         Ok(Box::new(peer))
@@ -243,6 +247,9 @@ impl ProxyHttp for Sidecar {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let Some(upgrade) = &exchange.upgrade {
+            upgrade.begin();
+        }
         if is_grpc(session) {
             // A call without messages ends in an empty DATA frame, never in its headers (gRPC over HTTP/2): grpc-go waits for it.
             request.set_send_end_stream(false);
@@ -317,8 +324,13 @@ impl ProxyHttp for Sidecar {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        let unclean = |why| Error::explain(ErrorType::InvalidHTTPHeader, why).into_up();
+        gate::response::check(response).map_err(unclean)?;
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS && exchange.upgrade.is_none() {
+            return Err(unclean("a 101 that nobody asked for"));
+        }
         if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
+            return gate::response::interim(&mut exchange.interim).map_err(unclean);
         }
         let outcome = Outcome::Answer {
             status: response.status.as_u16(),
@@ -446,12 +458,14 @@ impl ProxyHttp for Sidecar {
     /// The last error: answer it.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         let downstream = *error.esource() == ErrorSource::Downstream;
+        let malformed = exchange.context.as_ref().and_then(|context| context.malformed()).map(Refusal::BadRequest);
         let refusal = match exchange.refusal.take() {
             _ if downstream && timing::is_overdue(exchange) => Some(Refusal::Timeout),
+            _ if downstream && malformed.is_some() => malformed,
             Some(refusal) if !downstream || *error.etype() == BODY_TOO_LARGE => Some(refusal),
             _ => Refusal::of(error),
         };
-        let started = session.response_written().is_some();
+        let started = session.response_written().is_some_and(|head| !head.status.is_informational());
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
             && let Err(gone) = refusal.answer(session, |request, head| Self::finish(request, head, exchange, error_code)).await

@@ -1,4 +1,4 @@
-//! The folder of certificates, followed.
+//! The folder of certificates.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -6,16 +6,15 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::Reread;
 use crate::{
     control::{
         ingress::{
-            certificates::load,
+            reload::Reread,
             watch::{Place, Watch},
         },
         reconciler::{IngressChange, IngressFeed},
     },
-    model::ingress::Certificates,
+    model::{ingress::Certificates, registration::Unusable},
     telemetry::{
         Telemetry,
         metrics::{ReloadOf, Reloaded},
@@ -23,26 +22,35 @@ use crate::{
 };
 
 /// What the problems of the folder are filed under.
-const SOURCE: &str = "certificates";
+pub const SOURCE: &str = "certificates";
 
 /// The endings of files that belong to a pair.
 const ENDINGS: &[&str] = &["crt", "pem", "key", "ocsp"];
 
-/// Tells what the folder holds: at first, after each change, and when somebody wishes it read anew, until `stop`. A pair that cannot be used holds no other
-/// back, and stays as it was.
+/// Reads the folder, and keeps of the certificates before it those whose files cannot be used now; with all that is wrong.
+pub type Load = Arc<dyn Fn(&Certificates) -> (Certificates, Vec<Unusable>) + Send + Sync>;
+
+/// Follows the folder, and wishes to read it anew, until `stop`. A pair that cannot be used holds no other back.
 pub async fn run(
     folder: PathBuf,
+    load: Load,
+    first: Arc<Certificates>,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
     mut wishes: broadcast::Receiver<Reread>,
     stop: CancellationToken,
 ) {
-    let mut known = None::<Arc<Certificates>>;
-    let mut watch = Watch::new([Place::Folder { path: folder.clone(), endings: ENDINGS }]);
+    let mut known = first;
+    let mut watch = Watch::new([Place::Folder { path: folder, endings: ENDINGS }]);
     loop {
-        let (folder, last) = (folder.clone(), known.clone().unwrap_or_default());
-        let (certificates, problems) = watch.read(move || load(&folder, &last)).await;
-        let changes = known.as_deref() != Some(&certificates);
+        let _fulfilled = tokio::select! {
+            () = stop.cancelled() => return,
+            () = watch.changed() => None,
+            Ok(wish) = wishes.recv() => Some(wish),
+        };
+        let (load, last) = (load.clone(), known.clone());
+        let (certificates, problems) = watch.read(move || load(&last)).await;
+        let changes = certificates != *known;
         telemetry.metrics.reloaded(
             ReloadOf::Certificates,
             match (problems.is_empty(), changes) {
@@ -54,14 +62,8 @@ pub async fn run(
         feed.send(IngressChange::Problems { source: SOURCE.into(), problems });
         if changes {
             info!(pairs = certificates.pairs.len(), "new certificates");
-            let certificates = Arc::new(certificates);
-            feed.send(IngressChange::Certificates(certificates.clone()));
-            known = Some(certificates);
+            known = Arc::new(certificates);
+            feed.send(IngressChange::Certificates(known.clone()));
         }
-        let _fulfilled = tokio::select! {
-            () = stop.cancelled() => return,
-            () = watch.changed() => None,
-            Ok(wish) = wishes.recv() => Some(wish),
-        };
     }
 }

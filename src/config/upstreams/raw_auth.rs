@@ -1,8 +1,10 @@
 //! The keys of `authorization`.
 
-use crate::config::{
-    read::Url,
-    shape::{At, Of, Several, Switch, Time, Within, Word, Words, section},
+use crate::{
+    config::{
+        read::Url,
+        shape::{Of, Several, Switch, Time, Within, Word, Words, section},
+    },
 };
 
 section! {

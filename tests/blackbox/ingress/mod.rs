@@ -1,6 +1,7 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
 mod acme;
+mod auth;
 mod detect;
 mod health;
 mod routing;

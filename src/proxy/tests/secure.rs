@@ -87,7 +87,7 @@ impl Edge {
         let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
         let shutdown = CancellationToken::new();
         let bindings: Arc<crate::proxy::bindings::Bindings> = Arc::default();
-        let listeners = Listeners::new(plane, Workshop::new(telemetry), bindings.clone(), Arc::default());
+        let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), bindings.clone());
         let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));
         let mut edge = Self { http: free_port(), https: free_port(), publisher, shutdown, running, bindings, generation: 0 };
         edge.publish(setup).await;

@@ -36,6 +36,14 @@ pub fn grpc_interop(role: &str) -> Result<PathBuf> {
     go_build("grpc-interop", role, &format!("google.golang.org/grpc/interop/{role}"), "seconds")
 }
 
+/// `h2spec`, the conformance suite of HTTP/2: built from `tools/h2spec`.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn h2spec() -> Result<PathBuf> {
+    go_build("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "seconds")
+}
+
 /// Let's Encrypt's ACME server for tests, `program` being `pebble` or `pebble-challtestsrv`, its DNS server: built from `tools/pebble`.
 ///
 /// # Errors
@@ -62,7 +70,16 @@ pub fn envoy() -> Result<PathBuf> {
 pub fn sslyze() -> Result<PathBuf> {
     once(&format!("sslyze-{SSLYZE}"), "packages", "15 MB to fetch", |folder| {
         let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--no-warn-script-location", "--root-user-action=ignore", "--only-binary=:all:", "--target"]);
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-warn-script-location",
+            "--root-user-action=ignore",
+            "--only-binary=:all:",
+            "--target",
+        ]);
         run(pip.arg(folder).arg(format!("sslyze=={SSLYZE}")), "Python 3.10 or newer with pip (`apt-get install python3-pip`)")
     })
 }

@@ -84,7 +84,10 @@ fn what_is_no_header_is_refused() {
 }
 
 fn socket() -> impl Strategy<Value = SocketAddr> {
-    prop_oneof![any::<([u8; 4], u16)>().prop_map(|(ip, port)| (ip, port).into()), any::<([u8; 16], u16)>().prop_map(|(ip, port)| (ip, port).into())]
+    prop_oneof![
+        any::<([u8; 4], u16)>().prop_map(|(ip, port)| (ip, port).into()),
+        any::<([u8; 16], u16)>().prop_map(|(ip, port)| (ip, port).into())
+    ]
 }
 
 proptest! {

@@ -97,7 +97,11 @@ impl Edge {
     /// Serves another set-up, and waits until it does.
     async fn publish(&mut self, setup: &Setup) {
         let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
-        let route = |action| IngressRoute { route: Route { name: "edge".into(), ..Route::to(vec![leg.clone()]) }, action, filters: Arc::new(Filters::default()) };
+        let route = |action| IngressRoute {
+            route: Route { name: "edge".into(), ..Route::to(vec![leg.clone()]) },
+            action,
+            filters: Arc::new(Filters::default()),
+        };
         let moved = Action::Redirect(Redirect { to: "https://other.test".into(), status: 308, exact: false });
         let (mut hosts, mut paths) = (Hosts::default(), Paths::default());
         paths.insert("/", 0);
@@ -205,7 +209,9 @@ async fn hsts_is_on_every_answer_over_tls_and_on_none_in_clear() {
     let ca = WebCa::new();
     let edge = Edge::start(&Setup::new(http_app().await).tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"])])).await;
     let nobody = b"GET / HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n".to_vec();
-    let grpc = [&b"POST / HTTP/1.1\r\nHost: nobody\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..]].concat();
+    let grpc =
+        [&b"POST / HTTP/1.1\r\nHost: nobody\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..]]
+            .concat();
     let long = get("/", &format!("x: {}\r\n", "x".repeat(70_000)));
     for (bytes, status) in [
         (get("/", ""), "200"),
@@ -277,7 +283,11 @@ async fn sslyze_rates_high_a_plus_medium_a_and_unsafe_b() {
     let ca = WebCa::new();
     let rsa = openssl::rsa::Rsa::generate(2048).unwrap();
     let (crt, key) = ca.issue_named("", &["a.test"], PKey::from_rsa(rsa).unwrap(), 90);
-    let rsa = CertificatePair { chain: certificates("test", &crt).unwrap(), key: Secret::new(key), ..CertificatePair::clone(&pair(&ca, "rsa", &["a.test"])) };
+    let rsa = CertificatePair {
+        chain: certificates("test", &crt).unwrap(),
+        key: Secret::new(key),
+        ..CertificatePair::clone(&pair(&ca, "rsa", &["a.test"]))
+    };
     let pairs = vec![pair(&ca, "ec", &["a.test", "b.test"]), Arc::new(rsa)];
     let root = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(root.path(), ca.root_pem()).unwrap();

@@ -17,7 +17,8 @@ async fn a_balancer_tells_the_clients_address_and_nobody_else_does() {
     let app = http_app().await;
     let with = |client| Setup { client, ..Setup::new(app).tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"])]) };
     let mut edge = Edge::start(&with(from("10.0.0.0/8 127.0.0.0/8"))).await;
-    let whole = crate::proxy::proxy_protocol::Addresses { client: "203.0.113.7:9".parse().unwrap(), called: "198.51.100.1:443".parse().unwrap() };
+    let whole =
+        crate::proxy::proxy_protocol::Addresses { client: "203.0.113.7:9".parse().unwrap(), called: "198.51.100.1:443".parse().unwrap() };
     for version in [ProxyHeader::V1, ProxyHeader::V2] {
         for (addresses, expected) in [(Some(whole), "203.0.113.7"), (None, "127.0.0.1")] {
             let header = crate::proxy::proxy_protocol::header(version, addresses);

@@ -68,7 +68,8 @@ fn high_is_a_plus() {
     assert_eq!(rating.grade, "A+", "{rating}");
     assert_eq!(found.versions, BTreeSet::from([Version::Tls1_2, Version::Tls1_3]));
     let names: Vec<&str> = found.suites.iter().map(|suite| suite.name.as_str()).collect();
-    let modern = |name: &&str| (name.starts_with("ECDHE-") && (name.contains("GCM") || name.contains("CHACHA20"))) || name.starts_with("TLS_");
+    let modern =
+        |name: &&str| (name.starts_with("ECDHE-") && (name.contains("GCM") || name.contains("CHACHA20"))) || name.starts_with("TLS_");
     assert!(names.iter().all(modern) && names.len() == 9, "{names:?}");
 }
 

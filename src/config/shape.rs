@@ -118,7 +118,7 @@ macro_rules! section {
     ($(#[doc = $about:literal])+ struct $name:ident {
         $(..$part:ident: $section:ty,)*
         $($(#[doc = $doc:literal])+ $key:ident $([$($alias:literal),+])? : $shape:ty,)*
-        $(refused $refused:literal: $why:literal,)*
+        $(refused $refused:literal: $why:expr,)*
     }) => {
         $(#[doc = $about])+
         #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@ mod detect;
 mod health;
 mod routing;
 mod servers;
+mod tls;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 

@@ -30,6 +30,7 @@ use crate::{
 
 mod dialing;
 mod patience;
+mod secure;
 
 fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

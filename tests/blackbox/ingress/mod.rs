@@ -6,6 +6,7 @@ mod detect;
 mod health;
 mod routing;
 mod servers;
+mod tls;
 mod weaknesses;
 
 use std::{fmt::Write as _, fs, path::PathBuf};

@@ -13,7 +13,7 @@ use self::raw::RawMain;
 use super::{
     acme::AcmeSettings,
     fault::{Check, Faults},
-    process::ProcessSettings,
+    process::{DEFAULT_GRACE, ProcessSettings},
     read,
     shape::{At, Shape, Time, Within},
     tree::{self, Environment, Node},
@@ -195,6 +195,7 @@ impl Checker<'_> {
             error_log: raw.error_log.as_ref().map(|at| self.path(at)),
             upgrade_sock: raw.upgrade_sock.as_ref().map(|at| self.path(at)),
             log_level,
+            grace: raw.grace_period.as_ref().map_or(DEFAULT_GRACE, |at| at.value.0),
             listen,
             ..ProcessSettings::default()
         }

@@ -21,6 +21,8 @@ section! {
         error_log ["log_file"]: String,
         /// The Unix socket on which a new process asks for the listeners of this one.
         upgrade_sock: String,
+        /// How long open connections may go on after SIGTERM or a hand-over.
+        grace_period ["grace_period_seconds"]: Time,
         /// Where the config API listens.
         config_address: String,
         /// Where the config API listens with TLS.

@@ -20,5 +20,6 @@ pub mod ports;
 pub mod process;
 pub mod registration;
 pub mod sidecar;
+pub mod ssllabs;
 pub mod tokens;
 pub mod wait;

@@ -9,6 +9,7 @@ mod deadlines;
 mod details;
 mod explain;
 mod faults;
+mod gate;
 mod http;
 mod identity;
 mod ingress;

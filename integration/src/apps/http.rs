@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ve
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -121,19 +122,25 @@ struct Echo {
 
 async fn accepted(echo: Echo, stream: Stream, speaks: Speaks) {
     match speaks {
-        Speaks::Either => connection(echo, stream, auto::Builder::new(TokioExecutor::new())).await,
-        Speaks::H2c => connection(echo, stream, auto::Builder::new(TokioExecutor::new()).http2_only()).await,
+        Speaks::Either => connection(echo, stream).await,
+        Speaks::H2c => {
+            let service = service_fn(|request| {
+                let echo = echo.clone();
+                async move { echo.answer(request).await.map(|(response, _)| response) }
+            });
+            drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+        }
         Speaks::Tls(acceptor) => {
             let Ok(mut stream) = Ssl::new(acceptor.context()).and_then(|ssl| SslStream::new(ssl, stream)) else { return };
             if Pin::new(&mut stream).accept().await.is_ok() {
-                connection(echo, Box::new(stream), auto::Builder::new(TokioExecutor::new())).await;
+                connection(echo, Box::new(stream)).await;
             }
         }
     }
 }
 
 /// Serves one connection, and the WebSockets that come out of it.
-async fn connection(echo: Echo, stream: Stream, server: auto::Builder<TokioExecutor>) {
+async fn connection(echo: Echo, stream: Stream) {
     let (upgraded, mut upgrades) = tokio::sync::mpsc::unbounded_channel();
     let service = service_fn(|request| {
         let (echo, upgraded) = (echo.clone(), upgraded.clone());
@@ -145,6 +152,7 @@ async fn connection(echo: Echo, stream: Stream, server: auto::Builder<TokioExecu
             Ok::<_, io::Error>(response)
         }
     });
+    let server = auto::Builder::new(TokioExecutor::new());
     // How a connection ends is the client's to see.
     drop(server.serve_connection_with_upgrades(TokioIo::new(stream), service).await);
     if let Ok(websocket) = upgrades.try_recv() {

@@ -1,6 +1,7 @@
 //! Pools against servers, a name server and an agent of the test's own.
 
 mod asking;
+mod consul;
 mod following;
 
 use std::{fmt::Display, net::SocketAddr, sync::Arc, time::Duration};

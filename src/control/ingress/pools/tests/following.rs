@@ -40,14 +40,14 @@ use crate::{
 const SOON: Duration = Duration::from_secs(20);
 
 /// Pools with a reconciler behind them.
-struct Bench {
-    pools: Pools,
+pub struct Bench {
+    pub pools: Pools,
     feed: reconciler::IngressFeed,
     snapshots: Subscriber,
 }
 
 impl Bench {
-    fn start(settings: Settings) -> Self {
+    pub fn start(settings: Settings) -> Self {
         let (feed, reconciler) = reconciler::channel();
         let (publisher, snapshots) = snapshot::channel();
         tokio::spawn(reconciler.run(publisher, CancellationToken::new()));
@@ -67,13 +67,13 @@ impl Bench {
         Self::start(Settings { dns_servers: vec![dns.address], ..Settings::default() })
     }
 
-    async fn load(&mut self, pools: Vec<Pool>) {
+    pub async fn load(&mut self, pools: Vec<Pool>) {
         ingress::replace(Arc::new(routing(pools)), &mut self.pools, &self.feed).await;
         self.feed.published().await.unwrap();
     }
 
     /// Waits for a snapshot for which `wanted` holds.
-    async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Seen) -> bool) {
+    pub async fn until(&mut self, what: &str, mut wanted: impl FnMut(&Seen) -> bool) {
         let end = Instant::now() + SOON;
         loop {
             let seen = Seen::of(&self.snapshots.current());
@@ -85,15 +85,15 @@ impl Bench {
         }
     }
 
-    fn now(&self) -> Seen {
+    pub fn now(&self) -> Seen {
         Seen::of(&self.snapshots.current())
     }
 }
 
 /// What a snapshot says of pools.
 #[derive(Debug)]
-struct Seen {
-    pools: BTreeMap<String, Vec<Arc<Endpoint>>>,
+pub struct Seen {
+    pub pools: BTreeMap<String, Vec<Arc<Endpoint>>>,
     problems: Vec<String>,
 }
 
@@ -108,11 +108,11 @@ impl Seen {
         Self { pools, problems }
     }
 
-    fn ids(&self, pool: &str) -> Vec<&str> {
+    pub fn ids(&self, pool: &str) -> Vec<&str> {
         self.pools[pool].iter().map(|endpoint| &*endpoint.id).collect()
     }
 
-    fn healthy(&self, pool: &str) -> usize {
+    pub fn healthy(&self, pool: &str) -> usize {
         self.pools[pool].iter().filter(|endpoint| endpoint.is_healthy()).count()
     }
 
@@ -120,7 +120,7 @@ impl Seen {
         self.pools[pool][0].dial.as_ref().unwrap().scheme
     }
 
-    fn complains(&self, of: &str) -> bool {
+    pub fn complains(&self, of: &str) -> bool {
         self.problems.iter().any(|problem| problem.contains(of))
     }
 }

@@ -5,15 +5,20 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::ensure;
 use aralez_integration::apps::{App, http_echo};
 use aralez_integration::clients::{self, HttpClient};
 use aralez_integration::load::Load;
-use aralez_integration::net::Address;
+use aralez_integration::net::{Address, Stream};
 use aralez_integration::process::Signal;
 use aralez_integration::wait::eventually;
 use futures_util::{SinkExt, StreamExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{SOON, Scene, names, pid_in, text};
@@ -83,13 +88,28 @@ fn load(address: &Address) -> [Load; 2] {
     [keeping, fresh]
 }
 
+/// Says something on a WebSocket again and again, and listens; gives it back when told to.
+fn talk(mut socket: WebSocketStream<Stream>) -> (oneshot::Sender<()>, JoinHandle<WebSocketStream<Stream>>) {
+    let (hang_up, mut hung_up) = oneshot::channel();
+    let talking = tokio::spawn(async move {
+        while hung_up.try_recv().is_err() {
+            socket.send(Message::text("still here")).await.unwrap();
+            assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
+            sleep(Duration::from_millis(200)).await;
+        }
+        socket
+    });
+    (hang_up, talking)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_upgrades_under_load_lose_no_request_and_keep_a_websocket() {
     const UPGRADES: u64 = 10;
     // Of each kind of client, between two upgrades. More of them only take longer: a run of 100,000 in all needs 5000 here.
     let between: u64 = std::env::var("ARALEZ_TEST_REQUESTS").map_or(150, |number| number.parse().unwrap());
     let mut line = Line::start(900).await;
-    let mut socket = clients::websocket(&line.edge.http, "/ws").await.unwrap();
+    let socket = clients::websocket(&line.edge.http, "/ws").await.unwrap();
+    let (hang_up, talking) = talk(socket);
     let load = load(&line.edge.http);
     let mut before = Vec::new();
     for _ in 0..UPGRADES {
@@ -97,8 +117,6 @@ async fn ten_upgrades_under_load_lose_no_request_and_keep_a_websocket() {
             load.progress(between, SOON * 6).await.unwrap();
         }
         before.push(line.next().await);
-        socket.send(Message::text("still here")).await.unwrap();
-        assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("still here"));
     }
     let mut total = 0;
     for load in load {
@@ -114,6 +132,8 @@ async fn ten_upgrades_under_load_lose_no_request_and_keep_a_websocket() {
         assert_eq!(old.exit(SOON).await.code(), Some(0));
     }
     assert!(first.exited().is_none(), "the WebSocket is with the first one");
+    hang_up.send(()).unwrap();
+    let mut socket = talking.await.unwrap();
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = socket.next().await {}
     assert_eq!(first.exit(SOON).await.code(), Some(0));

@@ -15,8 +15,8 @@
 mod conf;
 mod key;
 mod status;
-mod token;
 pub mod tls;
+mod token;
 
 use std::{
     fmt, io,

@@ -22,12 +22,12 @@ use prometheus::{
     proto::LabelPair,
 };
 
-use self::{pulled::Pulled, reloads::Reloads};
 pub use self::{
     listener::{ListenerMetrics, RequestInFlight},
     reloads::{ReloadOf, Reloaded},
     scope::Scope,
 };
+use self::{pulled::Pulled, reloads::Reloads};
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.

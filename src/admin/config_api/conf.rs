@@ -51,7 +51,9 @@ pub(super) async fn push(State(api): State<ConfigApi>, request: Request) -> Resp
         Ok(Ok(version)) if dry_run => ([(VERSION, &*version)], "Config is valid, nothing was changed\n").into_response(),
         Ok(Ok(version)) => ([(VERSION, &*version)], "Config, conf file, updated !\n").into_response(),
         Ok(Err(Refused::Wrong(problems))) => (StatusCode::BAD_REQUEST, lines(&problems)).into_response(),
-        Ok(Err(Refused::Failed(why))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("Failed: {why}; nothing was changed\n")).into_response(),
+        Ok(Err(Refused::Failed(why))) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("Failed: {why}; nothing was changed\n")).into_response()
+        }
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, "taken, but not in force yet: look at GET /conf\n").into_response(),
     }
 }
@@ -88,7 +90,9 @@ async fn text(request: Request<Body>) -> Result<String, (StatusCode, String)> {
     let bytes = read.map_err(|_| (StatusCode::REQUEST_TIMEOUT, "the body took too long".to_owned()))?.map_err(|_| too_large())?;
     let text = String::from_utf8(bytes.into()).map_err(|_| (StatusCode::BAD_REQUEST, "the body is not UTF-8".to_owned()))?;
     if text.contains(REDACTED) {
-        let why = format!("the body has {REDACTED}, as GET /conf shows in the place of a secret: put the secret there, or ${{NAME}} of the environment");
+        let why = format!(
+            "the body has {REDACTED}, as GET /conf shows in the place of a secret: put the secret there, or ${{NAME}} of the environment"
+        );
         return Err((StatusCode::BAD_REQUEST, why));
     }
     Ok(text)
@@ -96,5 +100,12 @@ async fn text(request: Request<Body>) -> Result<String, (StatusCode, String)> {
 
 /// A line for each problem.
 fn lines(problems: &[Unusable]) -> String {
-    problems.iter().map(|Unusable { path, why, advice }| if advice.is_empty() { format!("{path}: {why}\n") } else { format!("{path}: {why}; {advice}\n") }).collect()
+    problems
+        .iter()
+        .map(
+            |Unusable { path, why, advice }| {
+                if advice.is_empty() { format!("{path}: {why}\n") } else { format!("{path}: {why}; {advice}\n") }
+            },
+        )
+        .collect()
 }

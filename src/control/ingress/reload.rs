@@ -7,11 +7,7 @@
 pub mod certificates;
 mod save;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -180,7 +176,11 @@ impl Routes {
         match loaded {
             Ok(loaded) => self.put_in_force(loaded, ReloadOf::Files).await,
             Err(problems) => {
-                warn!(problems = problems.len(), version = &*self.version(), "the files of the routes cannot be used: what was in force stays");
+                warn!(
+                    problems = problems.len(),
+                    version = &*self.version(),
+                    "the files of the routes cannot be used: what was in force stays"
+                );
                 self.telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Refused);
             }
         }
@@ -201,7 +201,8 @@ impl Routes {
         if save {
             // First, since it may fail. The watch will find the file changed, and that it says what is in force.
             let path = self.files.main.clone();
-            let saved = aside(move || save::replace(&path, text.as_bytes()).map_err(|why| format!("cannot write {}: {why}", path.display())));
+            let saved =
+                aside(move || save::replace(&path, text.as_bytes()).map_err(|why| format!("cannot write {}: {why}", path.display())));
             saved.await.map_err(NotTaken::NotSaved)?;
         }
         self.put_in_force(loaded, ReloadOf::Push).await;

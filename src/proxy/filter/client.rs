@@ -57,8 +57,10 @@ impl Client {
             }
         }
         // To many servers `X_Forwarded_For` and `X-Forwarded-For` are one variable.
-        let lookalike =
-            |name: &&HeaderName| name.as_str().contains('_') && TELLING.iter().any(|telling| *telling == name.as_str().replace('_', "-"));
+        let lookalike = |name: &&HeaderName| {
+            let name = name.as_str();
+            name.contains('_') && TELLING.iter().any(|telling| telling.as_str() == name.replace('_', "-"))
+        };
         let lookalikes: Vec<HeaderName> = request.headers.keys().filter(lookalike).cloned().collect();
         for name in lookalikes {
             request.remove_header(&name);

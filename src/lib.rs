@@ -11,6 +11,7 @@
 //! | [`control`] | keeps the inputs fresh (Consul, embedded catalog) and publishes |
 //! | [`proxy`] | the data plane: listeners, TLS, the HTTP and TCP paths, balancing, refusals |
 //! | [`explain`] | what the snapshot makes of one request, in words |
+//! | [`trust`] | whom the system trusts |
 //! | [`telemetry`] | log set-up, metric names, the access log |
 //! | [`admin`] | the admin listener: live, ready, metrics, snapshot, log |
 //! | [`config`] | files that people write: `mesh.yaml` |
@@ -39,3 +40,4 @@ pub mod process;
 pub mod proxy;
 pub mod snapshot;
 pub mod telemetry;
+pub mod trust;

@@ -8,13 +8,14 @@ use std::{
 
 /// Which rooms of the crate each room may name.
 const MAY_NAME: &[(&str, &[&str])] = &[
+    ("trust", &[]),
     ("model", &["model"]),
     ("snapshot", &["model", "snapshot"]),
     ("config", &["model", "telemetry", "config"]),
     ("telemetry", &["model", "telemetry"]),
-    ("control", &["model", "snapshot", "config", "telemetry", "control"]),
+    ("control", &["model", "snapshot", "config", "telemetry", "control", "trust"]),
     ("process", &["model", "config", "process"]),
-    ("proxy", &["model", "snapshot", "telemetry", "process", "proxy"]),
+    ("proxy", &["model", "snapshot", "telemetry", "process", "proxy", "trust"]),
     ("explain", &["model", "explain"]),
     ("admin", &["model", "snapshot", "telemetry", "admin"]),
     ("cli", &["model", "config", "telemetry", "cli"]),
@@ -24,7 +25,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("pingora", &["proxy", "app"]),
     ("consul_api_types", &["control/consul"]),
-    ("reqwest", &["control/consul", "control/ingress"]),
+    ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth"]),
     ("axum", &["admin", "control/embedded"]),
 ];
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::model::secret::Secret;
 
 /// The agent's address and what it wants to see. The same fields, defaults and precedence as Consul's own clients.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentConfig {
     /// `host:port`, `http://…`, `https://…` (both with an optional path prefix) or `unix://<path>`; empty is `127.0.0.1:8500`.
     pub address: String,

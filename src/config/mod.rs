@@ -2,11 +2,15 @@
 
 pub mod acme;
 pub mod agent;
+pub mod check;
 pub mod fault;
 pub mod main_file;
 pub mod mesh_file;
+mod named;
 pub mod process;
 mod read;
+pub mod schema;
 mod shape;
+pub mod shown;
 mod tree;
 pub mod upstreams;

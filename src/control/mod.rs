@@ -4,8 +4,10 @@
 //! which alone owns the inputs and alone publishes.
 
 pub mod consul;
+mod dns;
 pub mod embedded;
 pub mod ingress;
+mod keys;
 pub mod reconciler;
 pub mod watches;
 

@@ -1,4 +1,4 @@
-//! Tokens that intentions may require, and who may issue them.
+//! Tokens that intentions or routes may require, and who may issue them.
 
 mod keys;
 
@@ -27,7 +27,7 @@ pub struct Provider {
 pub struct ProviderEntry {
     /// The name that intentions use.
     pub name: Arc<str>,
-    /// What a token's `iss` must be.
+    /// What a token's `iss` must be; empty is any, as in Envoy.
     pub issuer: Arc<str>,
     /// A token's `aud` must name one of these; empty is any.
     pub audiences: Vec<Arc<str>>,

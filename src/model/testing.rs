@@ -35,7 +35,7 @@ pub(crate) struct Ca {
 impl Ca {
     /// A fresh root.
     pub(crate) fn new() -> Self {
-        let key = key();
+        let key = ec_key();
         let mut name = X509NameBuilder::new().unwrap();
         name.append_entry_by_text("CN", "test root").unwrap();
         let name = name.build();
@@ -53,7 +53,7 @@ impl Ca {
 
     /// A leaf with the given URI names, PEM, and its key in SEC1 form as Consul gives it.
     pub(crate) fn leaf_pem(&self, uris: &[&str]) -> (String, String) {
-        let leaf_key = key();
+        let leaf_key = ec_key();
         let mut builder = builder(&leaf_key, self.certificate.subject_name());
         let mut names = SubjectAlternativeName::new();
         names.critical();
@@ -84,7 +84,8 @@ impl Ca {
     }
 }
 
-fn key() -> PKey<Private> {
+/// A P-256 key.
+pub(crate) fn ec_key() -> PKey<Private> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
@@ -98,4 +99,50 @@ fn builder(key: &PKey<Private>, issuer: &openssl::x509::X509NameRef) -> X509Buil
     builder.set_pubkey(key).unwrap();
     builder.set_issuer_name(issuer).unwrap();
     builder
+}
+
+/// An authority that browsers would trust, for certificates of names.
+pub(crate) struct WebCa(Ca);
+
+impl WebCa {
+    /// A fresh root.
+    pub(crate) fn new() -> Self {
+        Self(Ca::new())
+    }
+
+    /// The root's certificate, PEM.
+    pub(crate) fn root_pem(&self) -> String {
+        self.0.root_pem()
+    }
+
+    /// A P-256 certificate for these DNS names and addresses, for 90 days, and its key, PEM.
+    pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
+        self.issue_named("", names, ec_key(), 90)
+    }
+
+    /// The same with this common name and key, for so many days; without names there is no `subjectAltName`.
+    pub(crate) fn issue_named(&self, common: &str, names: &[&str], leaf_key: PKey<Private>, days: u32) -> (String, String) {
+        let mut builder = builder(&leaf_key, self.0.certificate.subject_name());
+        builder.set_not_after(&Asn1Time::days_from_now(days).unwrap()).unwrap();
+        let mut subject = X509NameBuilder::new().unwrap();
+        if !common.is_empty() {
+            subject.append_entry_by_text("CN", common).unwrap();
+        }
+        builder.set_subject_name(&subject.build()).unwrap();
+        let mut san = SubjectAlternativeName::new();
+        for name in names {
+            if name.parse::<std::net::IpAddr>().is_ok() {
+                san.ip(name)
+            } else {
+                san.dns(name)
+            };
+        }
+        if !names.is_empty() {
+            let san = san.build(&builder.x509v3_context(Some(&self.0.certificate), None)).unwrap();
+            builder.append_extension(san).unwrap();
+        }
+        builder.sign(&self.0.key, MessageDigest::sha256()).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(builder.build().to_pem().unwrap()), text(leaf_key.private_key_to_pem_pkcs8().unwrap()))
+    }
 }

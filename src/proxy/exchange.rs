@@ -21,6 +21,7 @@ use super::{
     live::{Live, LiveCluster, Side},
     record::Notes,
     refusal::Refusal,
+    upgrade::Upgrade,
 };
 use crate::model::{
     cluster::Endpoint,
@@ -90,6 +91,10 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u16>,
+    /// The connection to the endpoint, where the request asks for a WebSocket.
+    pub upgrade: Option<Arc<Upgrade>>,
+    /// Interim answers so far.
+    pub interim: u8,
     /// What else is for the record.
     pub notes: Notes,
     /// The tokens that it carries, on a listener whose intentions ask for some.
@@ -122,6 +127,8 @@ impl Default for Exchange {
             upstream_time: None,
             refusal: None,
             grpc_status: None,
+            upgrade: None,
+            interim: 0,
             notes: Notes::default(),
             tokens: Verified::default(),
             routed: None,

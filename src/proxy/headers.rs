@@ -68,6 +68,27 @@ pub fn xfcc_element(ssl: &SslRef, ours: &SpiffeId, peer: &SpiffeId) -> Option<St
     Some(element)
 }
 
+/// The `x-forwarded-client-cert` element of a client that showed a certificate to an ingress listener: Hash, Subject, and each URI and DNS name.
+///
+/// Names that could end their part of the element are left out.
+pub fn client_element(ssl: &SslRef) -> Option<String> {
+    let certificate = ssl.peer_certificate()?;
+    let digest = certificate.digest(MessageDigest::sha256()).ok()?;
+    let mut element = String::from("Hash=");
+    for byte in digest.iter() {
+        let _ = write!(element, "{byte:02x}");
+    }
+    let _ = write!(element, ";Subject=\"{}\"", subject(&certificate));
+    for name in certificate.subject_alt_names().iter().flatten() {
+        let part = name.uri().map(|uri| ("URI", uri)).or_else(|| name.dnsname().map(|dns| ("DNS", dns)));
+        if let Some((kind, name)) = part.filter(|(_, name)| name.bytes().all(|byte| byte.is_ascii_graphic() && !b",;=\"\\".contains(&byte)))
+        {
+            let _ = write!(element, ";{kind}={name}");
+        }
+    }
+    Some(element)
+}
+
 fn escaped_pem(certificate: &X509Ref) -> Option<String> {
     let pem = String::from_utf8(certificate.to_pem().ok()?).ok()?;
     let mut escaped = String::with_capacity(pem.len() + pem.len() / 8);
@@ -122,12 +143,15 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
-/// Prepares a client's request for a server behind an ingress listener.
+/// Prepares a client's request for a server behind an ingress listener: only the certificate that we verified ourselves is told of.
 ///
 /// # Errors
 /// When a header cannot be written, which no input can cause.
-pub fn towards_server(request: &mut RequestHeader) -> Result<()> {
+pub fn towards_server(request: &mut RequestHeader, certificate: Option<&str>) -> Result<()> {
     request.remove_header(&XFCC);
+    if let Some(element) = certificate {
+        request.insert_header(XFCC, element)?;
+    }
     common(request, "http")
 }
 

@@ -21,7 +21,7 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
-    filter::{body, client::called, compress},
+    filter::{auth::jwt::without_token, body, client::called, compress},
     gate,
     guard::Outcome,
     headers,
@@ -30,7 +30,8 @@ use super::{
     record::{grpc_status, http_record},
     refusal::{Refusal, is_grpc},
     timing,
-    tls::{ServerIdentity, min_version},
+    tls::{AddressShown, ServerIdentity, min_version},
+    upgrade,
 };
 use crate::{
     model::{
@@ -61,7 +62,8 @@ impl Sidecar {
 
     /// gate → authorize → route.
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
-        gate::check(session.req_header(), || session.to_h1_raw())?;
+        gate::check(session.req_header())?;
+        gate::hop::leave(session.req_header_mut())?;
         headers::drop_controls(session.req_header_mut());
         if session.req_header().uri.path() == "*" {
             // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
@@ -93,6 +95,11 @@ impl Sidecar {
         side: impl Fn(&HeaderEdits) -> &Edits,
     ) -> pingora_core::Result<()> {
         let Some(live) = &exchange.live else { return Ok(()) };
+        if status != 0
+            && let Some(hsts) = ingress::strict_transport(live)
+        {
+            head.set("strict-transport-security".to_owned(), hsts)?;
+        }
         let Some((route, leg)) = exchange.taken(live) else { return Ok(()) };
         for edits in [&leg.headers, &route.headers].map(side).into_iter().filter(|edits| **edits != Edits::default()) {
             edits::apply(edits, head, &exchange.inputs(request, route, status))?;
@@ -143,8 +150,12 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        context.hear();
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
+        if let Role::Ingress(_) = live.listener.role {
+            exchange.notes.target = without_token(&session.req_header().uri);
+        }
         if let Err(refusal) = Self::admit(session, exchange, &context, &live) {
             return Self::refuse(session, exchange, refusal).await;
         }
@@ -178,7 +189,7 @@ impl ProxyHttp for Sidecar {
         };
         let mut peer = match (&live.side, &chosen.cluster) {
             (_, Some(cluster)) => match cluster.peer(chosen.place, &chosen.endpoint) {
-                Some(peer) => peer,
+                Some(peer) => cluster.announced(peer, exchange.context.as_deref()),
                 None => return Error::e_explain(ErrorType::InternalError, "no such endpoint"),
             },
             (Side::App(app), None) => {
@@ -193,6 +204,7 @@ impl ProxyHttp for Sidecar {
             peer.options.alpn = ALPN::H1;
         }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
+        exchange.upgrade = upgrade::prepare(&mut peer, session.req_header());
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
         peer.options.write_timeout = Some(route::IDLE_TIMEOUT);
         Ok(Box::new(peer))
@@ -209,8 +221,16 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         let Some(cluster) = exchange.chosen.as_ref().and_then(|c| c.cluster.as_ref()) else { return Ok(()) };
-        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else { return Ok(()) };
-        let shown = digest.and_then(|d| d.ssl_digest.as_ref()).and_then(|s| s.extension.get::<ServerIdentity>());
+        let extension = digest.and_then(|d| d.ssl_digest.as_ref()).map(|s| &s.extension);
+        let Trust::Mesh { expected, .. } = &cluster.cluster.trust else {
+            return match extension.and_then(|extension| extension.get::<AddressShown>()) {
+                Some(AddressShown(false)) => {
+                    Error::e_explain(UNEXPECTED_IDENTITY, "the server's certificate is not for its address").map_err(Error::into_up)
+                }
+                _ => Ok(()),
+            };
+        };
+        let shown = extension.and_then(|extension| extension.get::<ServerIdentity>());
         let floor = exchange.live.as_ref().map(|l| min_version(&l.listener.tls));
         match shown {
             Some(ServerIdentity { id: Some(id), version }) if expected.contains(id) && *version >= floor => Ok(()),
@@ -230,6 +250,9 @@ impl ProxyHttp for Sidecar {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let Some(upgrade) = &exchange.upgrade {
+            upgrade.begin();
+        }
         if is_grpc(session) {
             // A call without messages ends in an empty DATA frame, never in its headers (gRPC over HTTP/2): grpc-go waits for it.
             request.set_send_end_stream(false);
@@ -250,7 +273,7 @@ impl ProxyHttp for Sidecar {
                     let port = context.local.map(|local| local.port());
                     client.tell(request, called(session.req_header()), port, &role.client)?;
                 }
-                headers::towards_server(request)?;
+                headers::towards_server(request, context.certificate.as_deref())?;
             }
             _ => headers::towards_peer(request)?,
         }
@@ -304,8 +327,13 @@ impl ProxyHttp for Sidecar {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        let unclean = |why| Error::explain(ErrorType::InvalidHTTPHeader, why).into_up();
+        gate::response::check(response).map_err(unclean)?;
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS && exchange.upgrade.is_none() {
+            return Err(unclean("a 101 that nobody asked for"));
+        }
         if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
+            return gate::response::interim(&mut exchange.interim).map_err(unclean);
         }
         let outcome = Outcome::Answer {
             status: response.status.as_u16(),
@@ -433,12 +461,14 @@ impl ProxyHttp for Sidecar {
     /// The last error: answer it.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         let downstream = *error.esource() == ErrorSource::Downstream;
+        let malformed = exchange.context.as_ref().and_then(|context| context.malformed()).map(Refusal::BadRequest);
         let refusal = match exchange.refusal.take() {
             _ if downstream && timing::is_overdue(exchange) => Some(Refusal::Timeout),
+            _ if downstream && malformed.is_some() => malformed,
             Some(refusal) if !downstream || *error.etype() == BODY_TOO_LARGE => Some(refusal),
             _ => Refusal::of(error),
         };
-        let started = session.response_written().is_some();
+        let started = session.response_written().is_some_and(|head| !head.status.is_informational());
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
             && let Err(gone) = refusal.answer(session, |request, head| Self::finish(request, head, exchange, error_code)).await

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use http::{Method, header};
-use openssl::ssl::SslAcceptor;
-use pingora_core::Result;
+use http::{HeaderValue, Method, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
     exchange::Exchange,
     filter::{
-        address, body,
+        address,
+        auth::{Asking, Authenticator},
+        body,
         client::Client,
         compress, cors,
         files::{self, FileAnswer},
@@ -20,10 +20,11 @@ use super::{
     gate,
     live::{Live, LiveCluster, Side},
     refusal::{Answer, Refusal},
+    tls::names::Front,
 };
 use crate::model::{
     ingress::{
-        Action, Ingress, IngressRoute, Paths,
+        Action, Challenges, Ingress, IngressRoute, IngressTls, Paths,
         auth::AuthKind,
         filters::{LimitKey, RateLimit, Redirect},
         hosts::NORMALIZATION,
@@ -37,9 +38,13 @@ use crate::model::{
 /// The living parts of an ingress listener.
 pub struct IngressSide {
     /// Terminates TLS; `None` serves in clear.
-    pub acceptor: Option<SslAcceptor>,
+    pub acceptor: Option<Arc<Front>>,
+    /// `Strict-Transport-Security` of its answers.
+    hsts: Option<HeaderValue>,
     /// The clusters of the routing's pools, by their places.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// Who is asking.
+    auth: Arc<Authenticator>,
     /// The buckets of the rate limits.
     pub buckets: Arc<Buckets>,
 }
@@ -53,10 +58,10 @@ impl IngressSide {
         if !clusters.is_empty() {
             shared.clusters.clone_from(&clusters);
         }
-        match &ingress.tls {
-            None => Ok(Self { acceptor: None, clusters, buckets: shared.buckets.clone() }),
-            Some(_) => Err("TLS is not served yet".to_owned()),
-        }
+        let acceptor = ingress.tls.as_ref().map(|tls| shared.front(tls, &ingress.challenges)).transpose()?;
+        let hsts = ingress.tls.as_ref().and_then(|tls| tls.hsts).map(|age| format!("max-age={}", age.as_secs()));
+        let hsts = hsts.map(HeaderValue::try_from).transpose().map_err(|e| e.to_string())?;
+        Ok(Self { acceptor, hsts, clusters, auth: shared.auth.clone(), buckets: shared.buckets.clone() })
     }
 }
 
@@ -65,8 +70,30 @@ impl IngressSide {
 pub struct Shared {
     /// The clusters that were made last: a server's limits and its passive health are one, whichever listener a request came in by.
     pub clusters: Vec<Arc<LiveCluster>>,
+    /// What terminates TLS; with it live the keys of session tickets.
+    front: Option<Arc<Front>>,
+    /// Failures to authenticate, and who was found right lately.
+    auth: Arc<Authenticator>,
     /// The buckets of the rate limits: a client fills the same one by every listener, and a new configuration empties none.
     pub buckets: Arc<Buckets>,
+}
+
+impl Shared {
+    fn front(&mut self, tls: &IngressTls, challenges: &Challenges) -> Result<Arc<Front>, String> {
+        match &self.front {
+            Some(front) if front.is_for(tls) => front.follow(&tls.certificates, challenges)?,
+            _ => self.front = Some(Arc::new(Front::new(tls, challenges)?)),
+        }
+        self.front.clone().ok_or_else(|| "no TLS".to_owned())
+    }
+}
+
+/// `Strict-Transport-Security` (RFC 6797) of answers on a listener, made once; none in clear, where clients must ignore it (section 7.2).
+pub fn strict_transport(live: &Live) -> Option<HeaderValue> {
+    match &live.side {
+        Side::Ingress(side) => side.hsts.clone(),
+        Side::App(_) | Side::Upstream(_) => None,
+    }
 }
 
 /// What the ingress role made of a request.
@@ -99,7 +126,7 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     refuse_hidden_route(paths, view.path, place)?;
     let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
     exchange.take(live, place, &route.route, Some(&view));
-    filter(session, exchange, side, ingress, route)?;
+    filter(session, exchange, side, ingress, route).await?;
     match &route.action {
         Action::Redirect(redirect) => Err(redirected(redirect, session)),
         Action::Files(files) => {
@@ -119,26 +146,37 @@ fn internal(error: Box<pingora_core::Error>) -> Refusal {
 }
 
 /// The route's filters, in the order that [`crate::model::ingress::Filters`] gives.
-fn filter(session: &Session, exchange: &mut Exchange, side: &IngressSide, ingress: &Ingress, route: &IngressRoute) -> Result<(), Refusal> {
-    let (filters, request) = (&*route.filters, session.req_header());
+async fn filter(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    side: &IngressSide,
+    ingress: &Ingress,
+    route: &IngressRoute,
+) -> Result<(), Refusal> {
+    let filters = &*route.filters;
     let client = exchange.client.clone();
     if let Some(rules) = &filters.addresses {
         address::check(rules, client.as_ref().and_then(|client| client.address))?;
     }
-    if filters.to_https && client.is_some_and(|client| !client.https) {
+    if filters.to_https && client.as_ref().is_some_and(|client| !client.https) {
         return Err(to_https(session, ingress));
     }
-    if let Some(answer) = filters.cors.as_ref().and_then(|cors| cors::preflight(cors, request)) {
+    if let Some(answer) = filters.cors.as_ref().and_then(|cors| cors::preflight(cors, session.req_header())) {
         return Err(answer);
     }
     let needs_token = |limit: &&RateLimit| matches!(limit.key, LimitKey::Claim(_));
     for limit in filters.limits.iter().filter(|limit| !needs_token(limit)) {
-        count(limit, request, exchange, side, route)?;
+        count(limit, session.req_header(), exchange, side, route)?;
+    }
+    if let (Some(auth), Some(client)) = (&filters.auth, &client) {
+        let port = exchange.context.as_ref().and_then(|context| context.local).map(|local| local.port());
+        let mut asking = Asking { request: session.req_header_mut(), client, ingress, port, wall: exchange.wall };
+        exchange.tokens = side.auth.admit(auth, &mut asking).await?;
     }
     for limit in filters.limits.iter().filter(needs_token) {
-        count(limit, request, exchange, side, route)?;
+        count(limit, session.req_header(), exchange, side, route)?;
     }
-    filters.body_limit.map_or(Ok(()), |limit| body::check(limit, request))
+    filters.body_limit.map_or(Ok(()), |limit| body::check(limit, session.req_header()))
 }
 
 /// Counts a request against a limit, and notes where its client stands with the tightest.
@@ -167,7 +205,7 @@ fn count(
 ///
 /// # Errors
 /// When a header cannot be written, which no checked configuration can cause.
-pub fn finish(request: &RequestHeader, head: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
+pub fn finish(request: &RequestHeader, head: &mut ResponseHeader, exchange: &Exchange) -> pingora_core::Result<()> {
     let Some(route) = exchange.live.as_ref().and_then(|live| exchange.ingress_route(live)) else { return Ok(()) };
     if let Some(cors) = &route.filters.cors {
         cors::answer(cors, &request.headers, head)?;

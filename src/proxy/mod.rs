@@ -16,12 +16,14 @@ pub mod http;
 pub mod ingress;
 pub mod listeners;
 pub mod live;
+pub mod proxy_protocol;
 pub mod record;
 pub mod refusal;
 pub mod serve;
 pub mod tcp;
 pub mod timing;
 pub mod tls;
+pub mod upgrade;
 
 #[cfg(test)]
 mod tests;

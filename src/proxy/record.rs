@@ -26,6 +26,8 @@ pub struct Notes {
     pub response_time: Option<Duration>,
     /// The answer's trailers, if the access log wants them.
     pub trailers: Option<HeaderMap>,
+    /// The target as it is logged, if a token stands in the true one.
+    pub target: Option<String>,
 }
 
 /// The record of a request.
@@ -33,7 +35,7 @@ pub fn http_record<'a>(session: &'a Session, error: Option<&Error>, exchange: &'
     let head = session.req_header();
     let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
     let authority = head.uri.authority().map(|a| a.as_str()).or_else(|| text("host")).unwrap_or_default();
-    let path = head.uri.path_and_query().map(|p| p.as_str()).unwrap_or_default();
+    let path = exchange.notes.target.as_deref().or_else(|| head.uri.path_and_query().map(|p| p.as_str())).unwrap_or_default();
     // A request that went through after a retry still carries the first try's failure: it is no refusal of the request.
     let refusal = exchange.refusal.as_ref().filter(|_| error.is_some() || exchange.handed.is_none());
     let gone = error.is_some_and(|e| *e.esource() == ErrorSource::Downstream);

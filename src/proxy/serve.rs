@@ -5,29 +5,39 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
-    protocols::http::ServerSession,
+    protocols::{Shutdown, http::ServerSession},
     tls::ssl::{NameType, Ssl, SslAcceptor},
 };
 use pingora_proxy::HttpProxy;
-use tokio::{sync::watch, time::timeout};
+use tokio::{io::BufStream, sync::watch, time::timeout};
 
 use super::{
-    connection::{Connection, Context, Head, Socket, Spoken},
+    connection::{Connection, Context, Head, Socket, Spoken, buffered},
     exchange::Exchange,
     headers,
     http::Sidecar,
     listeners::Turn,
     live::{Live, Side},
+    proxy_protocol::{self, Addresses},
     record::record,
+    refusal::Refusal,
     tcp,
-    tls::{HANDSHAKE_TIMEOUT, Peer, shown_id},
+    tls::{
+        HANDSHAKE_TIMEOUT, Peer,
+        names::{ACME, Front},
+        shown_id,
+    },
 };
 use crate::{
     model::{
+        ingress::ProxyProtocol,
         intention::Verdict,
         listener::{Listener, Role, Xfcc},
     },
-    telemetry::{Telemetry, record::Record},
+    telemetry::{
+        Telemetry,
+        record::{HttpPart, Record},
+    },
 };
 
 /// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
@@ -68,35 +78,37 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     };
     let mut context = Context::new(live.clone(), remote, local, turn.draining.clone());
     let now = live.load_full();
-    let acceptor = match &now.side {
-        Side::App(app) => app.acceptor.as_ref(),
-        Side::Ingress(ingress) => ingress.acceptor.as_ref(),
-        Side::Upstream(_) => None,
-    };
-    let mut connection = match acceptor {
-        None => {
-            if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
-                return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
-            }
-            Connection::plain(socket)
+    let mut socket = buffered(socket);
+    if speaks_for_others(&now.listener, remote) {
+        match proxy_protocol::read(&mut socket).await {
+            Ok(None) => {}
+            Ok(Some(Addresses { client, called })) => (context.remote, context.local) = (Some(client), Some(called)),
+            Err(why) => return tracing::info!(listener = %now.listener.key, peer = ?remote, "connection refused: {why}"),
         }
-        Some(acceptor) => match identify(acceptor, socket, &now.listener, &mut context).await {
-            Ok(connection) => connection,
-            Err(why) => {
-                // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
-                if why.contains("unexpected EOF") {
-                    return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
-                }
-                now.metrics.tls_failed(cause(&why));
-                tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
-                let mut exchange = Exchange::default();
-                exchange.pin(&Arc::new(context));
-                let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
-                plane.telemetry.access.log_refused(&failed);
-                return;
+    }
+    if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
+        return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
+    }
+    let mut connection = match greet(&now, socket, &mut context).await {
+        Ok(connection) => connection,
+        Err(why) => {
+            // A client that says nothing and leaves is a health check (Consul's own does so), not a failure.
+            if why.contains("unexpected EOF") {
+                return tracing::debug!(listener = %now.listener.key, client = ?remote, "the client left during the TLS handshake");
             }
-        },
+            now.metrics.tls_failed(cause(&why));
+            tracing::info!(listener = %now.listener.key, client = ?remote, "TLS handshake refused: {why}");
+            let mut exchange = Exchange::default();
+            exchange.pin(&Arc::new(context));
+            let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
+            plane.telemetry.access.log_refused(&failed);
+            return;
+        }
     };
+    if connection.tls().and_then(|tls| tls.selected_alpn_protocol()) == Some(ACME) {
+        // The handshake was all that the ACME server wanted.
+        return connection.shutdown().await;
+    }
     let context = Arc::new(context);
     if connection.attach(context.clone()).is_err() {
         return;
@@ -145,8 +157,47 @@ fn is_near(remote: Option<SocketAddr>, local: Option<SocketAddr>) -> bool {
     remote.is_loopback() || remote == local
 }
 
-/// tls → identify.
-async fn identify(acceptor: &SslAcceptor, socket: Socket, listener: &Listener, context: &mut Context) -> Result<Connection, String> {
+/// Whether a peer must begin with the PROXY header of a client's connection.
+fn speaks_for_others(listener: &Listener, peer: Option<SocketAddr>) -> bool {
+    let Role::Ingress(ingress) = &listener.role else { return false };
+    match (&ingress.client.proxy_protocol, peer) {
+        (ProxyProtocol::Off, _) | (ProxyProtocol::From(_), None) => false,
+        (ProxyProtocol::From(networks), Some(peer)) => networks.contain(peer.ip()),
+    }
+}
+
+/// tls → identify, where the listener speaks TLS.
+async fn greet(live: &Live, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
+    let (mesh, front) = match &live.side {
+        Side::App(app) => (app.acceptor.as_ref(), None),
+        Side::Ingress(ingress) => (None, ingress.acceptor.as_deref()),
+        Side::Upstream(_) => (None, None),
+    };
+    match (mesh, front) {
+        (Some(acceptor), _) => identify(acceptor, socket, &live.listener, context).await,
+        (None, Some(front)) => terminate(front, socket, context).await,
+        (None, None) => Ok(Connection::plain(socket)),
+    }
+}
+
+/// tls, with anybody.
+async fn terminate(front: &Front, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
+    let session = front.session().map_err(|e| e.to_string())?;
+    let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
+    let ssl = connection.tls().ok_or("no TLS")?;
+    context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
+    context.tls_version = Some(ssl.version_str());
+    context.certificate = headers::client_element(ssl);
+    Ok(connection)
+}
+
+/// tls → identify, with a mesh peer.
+async fn identify(
+    acceptor: &SslAcceptor,
+    socket: BufStream<Socket>,
+    listener: &Listener,
+    context: &mut Context,
+) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
     let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
     let ssl = connection.tls().ok_or("no TLS")?;
@@ -193,19 +244,30 @@ fn is_allowed(context: &Context) -> bool {
 /// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
 async fn http1(plane: &Plane, mut connection: Box<Connection>, turn: &Turn) {
     connection.read_ahead();
+    let Some(context) = connection.context().cloned() else { return };
     let mut settings: Option<HttpPersistentSettings> = None;
     loop {
-        let head = connection.head(plane.patience.head).await;
-        if head != Head::Whole {
-            tracing::debug!("an HTTP/1 request whose head is {head:?}");
-            return connection.end(head).await;
+        match connection.head(plane.patience.head).await {
+            Head::Whole => {}
+            Head::Gone => return connection.shutdown().await,
+            Head::Refused(refusal) => {
+                log_refused(plane, &context, connection.shown_head(), &refusal);
+                return connection.refuse(&refusal).await;
+            }
         }
         let mut session = ServerSession::new_http1(connection);
         match settings.take() {
             Some(settings) => settings.apply_to_session(&mut session),
             None => session.set_keepalive(Some(KEEP_ALIVE.as_secs())),
         }
-        let Some(reused) = plane.http.process_new_http(session, &turn.drain).await else { return };
+        let heard = context.heard();
+        let Some(reused) = plane.http.process_new_http(session, &turn.drain).await else {
+            if context.heard() == heard {
+                // Pingora's parser refused what the gate let through; it answers 400 itself.
+                log_refused(plane, &context, ("-", ""), &Refusal::BadRequest("it is not valid HTTP"));
+            }
+            return;
+        };
         let (next, persistent) = reused.consume();
         settings = persistent;
         let Ok(next) = next.into_any().downcast::<Connection>() else { return };
@@ -216,10 +278,21 @@ async fn http1(plane: &Plane, mut connection: Box<Connection>, turn: &Turn) {
             more = timeout(KEEP_ALIVE, connection.readable()) => more.unwrap_or(false),
             () = turn.leave.cancelled() => false,
         };
-        if !more {
-            return connection.end(Head::Gone).await;
+        if !more || !connection.is_at_end() {
+            return connection.shutdown().await;
         }
     }
+}
+
+/// A request that never becomes an exchange leaves its line in the log and its count all the same.
+fn log_refused(plane: &Plane, context: &Arc<Context>, (method, path): (&str, &str), refusal: &Refusal) {
+    let mut exchange = Exchange::default();
+    let live = exchange.pin(context);
+    let _in_flight = live.metrics.request_began();
+    let http = HttpPart { method, path, version: "HTTP/1.1", status: refusal.status(), ..HttpPart::default() };
+    let refused = Record { http: Some(http), flag: refusal.flag(), details: refusal.details(), ..record(&exchange, &live) };
+    tracing::debug!(listener = %live.listener.key, "refused: {refusal}");
+    plane.telemetry.record(&refused, &live.metrics);
 }
 
 /// A handshake's failure in one of few words, for the metric.

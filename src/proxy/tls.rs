@@ -1,11 +1,14 @@
-//! TLS in both directions, and the identity that comes out of it.
+//! TLS in both directions, and the identity that comes out of it. Here is that of the mesh; that of ingress listeners is in [`names`].
 //!
 //! Inbound: a client certificate is required, chains to the roots, and carries exactly one SPIFFE ID of our trust domain; all of
 //! that is checked inside the handshake. No session is ever resumed: a resumed one would skip these checks.
 //! Outbound: SNI is always sent (an empty one would switch verification off in Pingora), host names are not compared (Consul's
 //! leaves have none), and the server must show one of the expected SPIFFE IDs before a byte of a request leaves.
 
-use std::{sync::Arc, time::Duration};
+mod grade;
+pub mod names;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use openssl::{
     error::ErrorStack,
@@ -199,6 +202,24 @@ pub struct Peer {
 pub fn shown_id(ssl: &SslRef) -> Option<SpiffeId> {
     let der = ssl.peer_certificate()?.to_der().ok()?;
     credentials::spiffe_id(&der).ok()
+}
+
+/// Whether a server that is known by its address alone has this address in its certificate (RFC 9110, section 4.3.5): Pingora (0.9.1) compares host names
+/// only, which an address never is.
+#[derive(Debug)]
+pub struct AddressShown(pub bool);
+
+impl AddressShown {
+    /// Reads it from the handshake.
+    pub fn of(ssl: &SslRef, address: IpAddr) -> Self {
+        let certificate = ssl.peer_certificate();
+        let names = certificate.and_then(|certificate| certificate.subject_alt_names());
+        let is_it = |octets: &[u8]| match address {
+            IpAddr::V4(address) => address.octets() == octets,
+            IpAddr::V6(address) => address.octets() == octets,
+        };
+        Self(names.iter().flatten().filter_map(|name| name.ipaddress()).any(is_it))
+    }
 }
 
 /// What a finished handshake towards a server left on the connection, for [`crate::proxy::http`] to compare.

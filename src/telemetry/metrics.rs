@@ -43,6 +43,7 @@ pub struct Metrics {
     families: Arc<Families>,
     leaf_expiry: Pulled,
     consul_last_success: Pulled,
+    server_healthy: Pulled,
     reloads: Reloads,
     /// Access log lines that were dropped; counted by the access log itself.
     pub(super) access_log_dropped: IntCounter,
@@ -69,6 +70,10 @@ impl Metrics {
             consul_last_success: registered(
                 &registry,
                 Pulled::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent", "watch")?,
+            )?,
+            server_healthy: registered(
+                &registry,
+                Pulled::new("aralez_server_healthy", "1 if a server of a route passes its health checks, else 0", "server")?,
             )?,
             reloads: Reloads::new(&registry)?,
             access_log_dropped: registered(
@@ -105,6 +110,11 @@ impl Metrics {
     /// Says where to read the watches and when the agent last answered each. The first source stays.
     pub fn consul_last_success_from(&self, read: impl Fn() -> Vec<(String, SystemTime)> + Send + Sync + 'static) {
         self.consul_last_success.read_from(move || read().into_iter().map(|(watch, at)| (watch, seconds(at))).collect());
+    }
+
+    /// Says where to read the servers that are probed, each with 1 if it is healthy, else 0. The first source stays.
+    pub fn server_health_from(&self, read: impl Fn() -> Vec<(String, f64)> + Send + Sync + 'static) {
+        self.server_healthy.read_from(read);
     }
 
     /// Notes that a configuration took effect just now, and whether every part of it was usable.

@@ -59,6 +59,41 @@ impl Query for HealthConnect {
     }
 }
 
+/// Asks for all instances of a service itself, healthy or not: `GET /v1/health/service/<service>`.
+///
+/// Needs `service:read` and `node:read`; what the token may not see is left out, so that a service nobody may read is an empty list. An unknown datacenter
+/// is 500, `No path to datacenter`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct HealthService {
+    /// The service's name.
+    pub service: String,
+    /// Where the service lives.
+    pub tenancy: Tenancy,
+    /// The datacenter to ask; empty means the agent's own.
+    pub datacenter: String,
+    /// Only instances with all of these tags.
+    pub tags: Vec<String>,
+}
+
+impl Query for HealthService {
+    type Reply = Vec<ServiceEntry>;
+
+    fn path(&self) -> String {
+        path("/v1/health/service", &self.service)
+    }
+
+    fn params(&self) -> Vec<(&'static str, String)> {
+        let mut params = self.tenancy.params();
+        append_text(&mut params, "dc", &self.datacenter);
+        self.tags.iter().for_each(|tag| append_text(&mut params, "tag", tag));
+        params
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::Index
+    }
+}
+
 wire! {
     /// One instance with its node and the checks of both.
     pub struct ServiceEntry {

@@ -44,7 +44,7 @@ pub use config_entry::{
 };
 pub use duration::{DurationError, GoDuration};
 pub use gateway::{GatewaysByDatacenter, MeshGateways};
-pub use health::{AgentChecks, HealthCheck, HealthConnect, Node, ServiceEntry};
+pub use health::{AgentChecks, HealthCheck, HealthConnect, HealthService, Node, ServiceEntry};
 pub use intention::{
     HeaderPermission, HttpPermission, Intention, IntentionMatch, IntentionMatches, JwtRequiredProvider, JwtRequirement, Permission,
     VerifyClaim,

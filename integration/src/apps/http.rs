@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,11 +17,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Ve
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use openssl::pkey::PKey;
+use openssl::ssl::{AlpnError, Ssl, SslAcceptor, SslMethod, select_next_proto};
+use openssl::x509::X509;
 use tokio::task::JoinSet;
+use tokio_openssl::SslStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -47,7 +53,31 @@ type Body = BoxBody<Bytes, hyper::Error>;
 /// When it cannot listen.
 pub async fn http_echo(name: &str) -> Result<App> {
     let (listener, address) = Listener::loopback().await?;
-    Ok(serve(name, listener, address))
+    Ok(serve(name, listener, address, Speaks::Either))
+}
+
+/// The same that speaks nothing but HTTP/2 in clear, as gRPC servers do.
+///
+/// # Errors
+/// When it cannot listen.
+pub async fn h2c_echo(name: &str) -> Result<App> {
+    let (listener, address) = Listener::loopback().await?;
+    Ok(serve(name, listener, address, Speaks::H2c))
+}
+
+/// The same behind TLS, with this certificate chain and key (PEM); ALPN offers HTTP/2 and HTTP/1.1.
+///
+/// # Errors
+/// When it cannot listen, or certificate and key cannot be used.
+pub async fn https_echo(name: &str, chain: &str, key: &str) -> Result<App> {
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    let mut chain = X509::stack_from_pem(chain.as_bytes())?.into_iter();
+    acceptor.set_certificate(&*chain.next().context("a certificate")?)?;
+    chain.try_for_each(|issuer| acceptor.add_extra_chain_cert(issuer))?;
+    acceptor.set_private_key(&*PKey::private_key_from_pem(key.as_bytes())?)?;
+    acceptor.set_alpn_select_callback(|_, offered| select_next_proto(b"\x02h2\x08http/1.1", offered).ok_or(AlpnError::NOACK));
+    let (listener, address) = Listener::loopback().await?;
+    Ok(serve(name, listener, address, Speaks::Tls(acceptor.build())))
 }
 
 /// The same on a Unix socket.
@@ -56,17 +86,28 @@ pub async fn http_echo(name: &str) -> Result<App> {
 /// When it cannot listen there.
 pub fn http_echo_on(name: &str, socket: &Path) -> Result<App> {
     let (listener, address) = Listener::unix(socket)?;
-    Ok(serve(name, listener, address))
+    Ok(serve(name, listener, address, Speaks::Either))
 }
 
-fn serve(name: &str, listener: Listener, address: Address) -> App {
+/// What an app speaks.
+#[derive(Clone)]
+enum Speaks {
+    /// HTTP/1.1 and HTTP/2 in clear.
+    Either,
+    /// HTTP/2 in clear.
+    H2c,
+    /// TLS, with either.
+    Tls(SslAcceptor),
+}
+
+fn serve(name: &str, listener: Listener, address: Address, speaks: Speaks) -> App {
     let (counters, orders) = (Arc::new(Counters::default()), Arc::new(Orders::default()));
     let echo = Echo { name: name.into(), counters: counters.clone(), orders: orders.clone() };
     let accepting = tokio::spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok(stream) = listener.accept().await {
             echo.counters.connections.fetch_add(1, Ordering::Relaxed);
-            connections.spawn(connection(echo.clone(), stream));
+            connections.spawn(accepted(echo.clone(), stream, speaks.clone()));
         }
     });
     App { address, counters, orders, accepting }
@@ -77,6 +118,25 @@ struct Echo {
     name: Arc<str>,
     counters: Arc<Counters>,
     orders: Arc<Orders>,
+}
+
+async fn accepted(echo: Echo, stream: Stream, speaks: Speaks) {
+    match speaks {
+        Speaks::Either => connection(echo, stream).await,
+        Speaks::H2c => {
+            let service = service_fn(|request| {
+                let echo = echo.clone();
+                async move { echo.answer(request).await.map(|(response, _)| response) }
+            });
+            drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+        }
+        Speaks::Tls(acceptor) => {
+            let Ok(mut stream) = Ssl::new(acceptor.context()).and_then(|ssl| SslStream::new(ssl, stream)) else { return };
+            if Pin::new(&mut stream).accept().await.is_ok() {
+                connection(echo, Box::new(stream)).await;
+            }
+        }
+    }
 }
 
 /// Serves one connection, and the WebSockets that come out of it.

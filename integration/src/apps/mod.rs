@@ -1,6 +1,6 @@
 //! Small apps in the test's own process, each on a port of its own or a Unix socket.
 //!
-//! [`tcp_echo`] for bytes; [`http_echo`] for HTTP/1.1, WebSocket, HTTP/2 and gRPC-shaped streams on one port; [`head_echo`] for raw
+//! [`tcp_echo`] for bytes; [`http_echo`] for HTTP/1.1, WebSocket, HTTP/2 and gRPC-shaped streams on one port ([`h2c_echo`], [`https_echo`]); [`head_echo`] for raw
 //! heads; [`raw_echo`] for requests exactly as they arrive. An app ends, with its connections, when its [`App`] is dropped.
 
 mod head;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::net::Address;
 
 pub use head::head_echo;
-pub use http::{http_echo, http_echo_on};
+pub use http::{h2c_echo, http_echo, http_echo_on, https_echo};
 pub use orders::HANG_UP;
 use orders::Orders;
 pub use raw::raw_echo;

@@ -94,7 +94,7 @@ pub(super) async fn run(context: &Context, query: &HealthConnect, local: bool, v
 /// Keeps the state of checks that have not run yet. A restarted agent lists each of its probes as critical, without an output, until it
 /// has run (up to its interval later): that says nothing of the instance, so what was known of the check holds. A new instance has nothing
 /// to keep and waits for its first probe. Only probes have this state: a TTL or maintenance check without output was set by somebody.
-fn keep_untested(entries: &mut [ServiceEntry], known: &[ServiceEntry]) {
+pub(super) fn keep_untested(entries: &mut [ServiceEntry], known: &[ServiceEntry]) {
     const PROBES: [&str; 5] = ["tcp", "udp", "http", "grpc", "h2ping"];
     for entry in entries {
         let same = |k: &&ServiceEntry| k.node.node == entry.node.node && k.service.id == entry.service.id;

@@ -67,7 +67,7 @@ pub(super) fn transport(error: &reqwest::Error, limit: Duration) -> Error {
 }
 
 /// An error with its causes, which hold the useful part; without the URL, which is long and known.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::control) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     if text.is_empty() { error.to_string() } else { text }

@@ -8,9 +8,9 @@ use super::{
     client::{At, Client},
     decode, default_policy,
     error::Error,
-    keys,
 };
 use crate::{
+    control::keys,
     model::{
         identity::{ServiceName, TrustDomain},
         intention::{DefaultPolicy, Intention},

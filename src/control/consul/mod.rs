@@ -15,20 +15,20 @@ mod client;
 mod decode;
 mod default_policy;
 mod endpoints;
-mod error;
+pub(super) mod error;
 mod inquiry;
 mod intentions;
 mod jwt;
-mod keys;
 mod leaf;
 mod mesh;
 mod names;
 mod query;
 mod registration;
 mod roots;
+pub mod services;
 mod supervisor;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 mod tests;
 mod watch;

@@ -11,10 +11,13 @@ use hickory_resolver::{TokioResolver, config::LookupIpStrategy};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::timeout};
 
+use crate::control::dns;
+
 /// How often names are resolved again, and the longest that an answer is cached: the refresh of Consul's Envoy path.
 const REFRESH: Duration = Duration::from_secs(10);
 
 /// Resolves host names by the system's configuration (`/etc/hosts` included).
+#[derive(Debug)]
 pub struct Names {
     resolver: Result<TokioResolver, String>,
     last: Mutex<BTreeMap<String, IpAddr>>,
@@ -46,14 +49,12 @@ impl<const N: usize> From<[(&str, IpAddr); N]> for Resolved {
 impl Names {
     /// A resolver of the system's configuration. Where there is none, names do not resolve and say why.
     pub fn new() -> Self {
-        let resolver = TokioResolver::builder_tokio().and_then(|mut builder| {
-            let options = builder.options_mut();
+        let resolver = dns::resolver(&[], |options| {
             options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
             options.positive_max_ttl = Some(REFRESH);
             options.negative_max_ttl = Some(REFRESH);
-            builder.build()
         });
-        Self { resolver: resolver.map_err(|e| e.to_string()), last: Mutex::default() }
+        Self { resolver, last: Mutex::default() }
     }
 
     /// Resolves all `hosts` at once.

@@ -16,11 +16,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error};
 
 use super::{
-    Context, Found, chain, checks, default_policy, endpoints, endpoints::View, intentions, jwt, keys, leaf, mesh, query, registration,
-    roots,
+    Context, Found, chain, checks, default_policy, endpoints, endpoints::View, intentions, jwt, leaf, mesh, query, registration, roots,
 };
 use crate::{
-    control::reconciler::Change,
+    control::{keys, reconciler::Change},
     model::{
         identity::ServiceName,
         jwt::{KeyPlace, KeySource, ProviderEntry},
@@ -249,7 +248,10 @@ async fn run(context: Context, id: Arc<str>, source: Source, views: slot::Receiv
         Source::Leaf(service) => leaf::run(&context, &service).await,
         Source::Intentions(service) => intentions::run(&context, &service).await,
         Source::Providers => jwt::run(&context).await,
-        Source::Keys(place) => keys::run(&context, &place).await,
+        Source::Keys(place) => {
+            let tell = |keys| context.feed.send(Change::Keys { place: place.clone(), keys });
+            keys::run(&place, &context.watches, tell).await;
+        }
         Source::DefaultPolicy(service, datacenter) => default_policy::run(&context, &service, &datacenter).await,
         Source::Chain(upstream, query) => chain::run(&context, &upstream, &query).await,
         Source::Query(upstream, own) => query::run(&context, &upstream.key, &upstream, &own).await,

@@ -9,16 +9,18 @@ mod save;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    keys::Keys,
     pools::Pools,
     replace,
     watch::{Place, Watch, aside},
 };
 use crate::{
+    config::agent::AgentConfig,
     control::reconciler::{IngressChange, IngressFeed},
     model::{ingress::Routing, registration::Unusable},
     telemetry::{
@@ -38,6 +40,8 @@ const WAITING_PUSHES: usize = 4;
 pub struct Loaded {
     /// Which request goes where.
     pub routing: Arc<Routing>,
+    /// Whom its pools of Consul ask.
+    pub consul: Vec<AgentConfig>,
     /// The configuration that says so, as one YAML text without its secrets.
     pub shown: Arc<str>,
     /// Names the texts that it was made of: two are the same if this is.
@@ -92,6 +96,9 @@ pub enum NotTaken {
     Ending,
 }
 
+/// A wish to read all files anew (SIGHUP). It is fulfilled once everybody who heard it has dropped it.
+pub type Reread = Arc<oneshot::Sender<()>>;
+
 struct Order {
     push: Push,
     answer: oneshot::Sender<Result<Taken, NotTaken>>,
@@ -136,6 +143,7 @@ pub struct Routes {
     files: Files,
     watch: Watch,
     pools: Pools,
+    keys: Keys,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
     orders: mpsc::Receiver<Order>,
@@ -143,23 +151,23 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// For routes that were handed over already, with the pools that look after them.
-    pub fn new(files: Files, loaded: Loaded, pools: Pools, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
+    /// For routes that were handed over already, with the pools and the keys that look after them.
+    pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
         let watch = Watch::new([Place::File(files.main.clone()), Place::Folder { path: files.folder.clone(), endings: &["yaml"] }]);
         let (sender, orders) = mpsc::channel(WAITING_PUSHES);
         telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
         telemetry.metrics.config_version(&loaded.version);
         let (in_force, shown) = watch::channel(Arc::new(InForce { loaded, pushed: false, since: SystemTime::now() }));
-        (Self { files, watch, pools, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
+        (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
     }
 
-    /// Follows the files, what is pushed, and `reread` (SIGHUP), until `stop`.
-    pub async fn run(mut self, mut reread: watch::Receiver<()>, stop: CancellationToken) {
+    /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
+    pub async fn run(mut self, mut wishes: broadcast::Receiver<Reread>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.watch.changed() => self.reread().await,
-                Ok(()) = reread.changed() => self.reread().await,
+                Ok(_done) = wishes.recv() => self.reread().await,
                 Some(Order { push, answer }) = self.orders.recv() => {
                     // Whoever no longer waits does not need to know.
                     let _ = answer.send(self.push(push).await);
@@ -216,9 +224,10 @@ impl Routes {
 
     async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
         let now = self.in_force.borrow().clone();
-        let changes = loaded.routing != now.loaded.routing;
+        let changes = loaded.routing != now.loaded.routing || loaded.consul != now.loaded.consul;
         if changes {
-            replace(loaded.routing.clone(), &mut self.pools, &self.feed).await;
+            self.pools.set_consul(loaded.consul.clone());
+            replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
         }
         let since = if changes { SystemTime::now() } else { now.since };
@@ -228,11 +237,5 @@ impl Routes {
     }
 }
 
-/// Makes SIGHUP, which `notified` brings one at a time, heard by all that read files.
-pub async fn reread_on(notified: Arc<tokio::sync::Notify>, tell: watch::Sender<()>) {
-    loop {
-        notified.notified().await;
-        info!("the files are read anew");
-        tell.send_replace(());
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,7 @@ pub struct Pool {
 }
 
 /// A version of the PROXY protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyHeader {
     /// Text.
@@ -159,7 +159,7 @@ impl Default for ServerTls {
 }
 
 /// How servers are probed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HealthCheck {
     /// What is asked.
     pub probe: Probe,
@@ -173,8 +173,21 @@ pub struct HealthCheck {
     pub unhealthy_after: u32,
 }
 
+impl Default for HealthCheck {
+    /// `HEAD /` every 2 s. Every answer but a server error will do: an API has nothing at `/`, and a gRPC server refuses the method.
+    fn default() -> Self {
+        Self {
+            probe: Probe::Http { method: "HEAD".into(), path: "/".into(), host: None, expect: vec![200..=499] },
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(2),
+            healthy_after: 1,
+            unhealthy_after: 2,
+        }
+    }
+}
+
 /// What is asked of a server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Probe {
     /// An HTTP request.

@@ -26,6 +26,8 @@ use openssl::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+mod plain;
+
 /// The smallest RSA modulus, bits (RFC 7518, section 3.3).
 const RSA_BITS: u32 = 2048;
 
@@ -68,11 +70,14 @@ pub enum Unverified {
 }
 
 impl KeySet {
-    /// Reads a key set. A key that cannot be used is left out, with a word in [`KeySet::skipped`].
+    /// Reads a key set, or public keys in PEM. A key that cannot be used is left out, with a word in [`KeySet::skipped`].
     ///
     /// # Errors
-    /// It is not a key set, or none of its keys can be used.
+    /// It is neither, or none of its keys can be used.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
+        if text.trim_ascii_start().starts_with(plain::BEGIN.as_bytes()) {
+            return Self::of_pem(text);
+        }
         let wire: WireSet = serde_json::from_slice(text).map_err(|e| format!("not a key set: {e}"))?;
         let (mut keys, mut skipped) = (Vec::new(), Vec::new());
         for (at, wire) in wire.keys.into_iter().enumerate() {
@@ -81,10 +86,14 @@ impl KeySet {
                 Err(why) => skipped.push(format!("key {at}: {why}")),
             }
         }
+        Self::new(keys, skipped, sha256(text))
+    }
+
+    fn new(keys: Vec<Key>, skipped: Vec<String>, digest: [u8; 32]) -> Result<Self, String> {
         if keys.is_empty() {
             return Err(format!("no usable key in the key set{}{}", if skipped.is_empty() { "" } else { ": " }, skipped.join("; ")));
         }
-        Ok(Self { keys, skipped, digest: sha256(text), newer: None })
+        Ok(Self { keys, skipped, digest, newer: None })
     }
 
     /// The same keys, from a source that looks for newer ones when `newer` is notified.
@@ -331,11 +340,11 @@ fn number(name: &str, text: Option<&str>) -> Result<BigNum, String> {
 
 fn rsa(wire: &WireKey) -> Result<PKey<Public>, String> {
     let (n, e) = (number("n", wire.n.as_deref())?, number("e", wire.e.as_deref())?);
-    let key = Rsa::from_public_components(n, e).and_then(PKey::from_rsa).map_err(|_| "it is no RSA key".to_owned())?;
-    if key.bits() < RSA_BITS {
-        return Err(format!("it has {} bits, fewer than {RSA_BITS}", key.bits()));
-    }
-    Ok(key)
+    strong_rsa(Rsa::from_public_components(n, e).and_then(PKey::from_rsa).map_err(|_| "it is no RSA key".to_owned())?)
+}
+
+fn strong_rsa(key: PKey<Public>) -> Result<PKey<Public>, String> {
+    if key.bits() < RSA_BITS { Err(format!("it has {} bits, fewer than {RSA_BITS}", key.bits())) } else { Ok(key) }
 }
 
 fn elliptic(wire: &WireKey) -> Result<(Kind, Material), String> {

@@ -58,8 +58,7 @@ impl Client {
         }
         // To many servers `X_Forwarded_For` and `X-Forwarded-For` are one variable.
         let lookalike = |name: &&HeaderName| {
-            let name = name.as_str();
-            name.contains('_') && TELLING.iter().any(|telling| telling.as_str() == name.replace('_', "-"))
+            name.as_str().contains('_') && TELLING.iter().any(|telling| telling.as_str() == name.as_str().replace('_', "-"))
         };
         let lookalikes: Vec<HeaderName> = request.headers.keys().filter(lookalike).cloned().collect();
         for name in lookalikes {

@@ -4,13 +4,14 @@
 //! must stand, and the first in the order of the locations speaks: were one enough, the app might believe another.
 
 mod cache;
-mod locate;
+pub(super) mod locate;
 mod token;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -53,19 +54,25 @@ pub struct Verified {
 impl Verifier {
     /// Verifies a request's tokens of all providers, at the time `now`.
     pub fn verify(&self, providers: &Providers, request: &RequestView<'_>, now: SystemTime) -> Verified {
-        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let outcomes = providers.values().map(|provider| (provider.clone(), self.token_of(provider, request, now))).collect();
+        let tokens = |provider: &Provider| -> Vec<_> {
+            provider.entry.locations.iter().flat_map(|location| locate::tokens(location, request)).take(MOST + 1).collect()
+        };
+        let now = seconds(now);
+        let outcomes = providers.values().map(|provider| (provider.clone(), self.judge(provider, &tokens(provider), now))).collect();
         Verified { outcomes }
     }
 
-    fn token_of(&self, provider: &Arc<Provider>, request: &RequestView<'_>, now: f64) -> Outcome {
-        let tokens: Vec<_> =
-            provider.entry.locations.iter().flat_map(|location| locate::tokens(location, request)).take(MOST + 1).collect();
+    /// Verifies these tokens of one provider, at the time `now`.
+    pub fn verify_tokens(&self, provider: &Arc<Provider>, tokens: &[Cow<'_, [u8]>], now: SystemTime) -> Verified {
+        Verified { outcomes: vec![(provider.clone(), self.judge(provider, tokens, seconds(now)))] }
+    }
+
+    fn judge(&self, provider: &Arc<Provider>, tokens: &[Cow<'_, [u8]>], now: f64) -> Outcome {
         if tokens.len() > MOST {
             return Err(Rejected::TooMany(MOST));
         }
         let mut first = Err(Rejected::Missing);
-        for token in &tokens {
+        for token in tokens {
             let claims = self.claims(provider, token)?;
             claims.are_timely(&provider.entry, now)?;
             first = first.or(Ok(claims));
@@ -96,6 +103,10 @@ impl Verifier {
         }
         act(cache)
     }
+}
+
+fn seconds(now: SystemTime) -> f64 {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 impl Verified {

@@ -1,6 +1,7 @@
 //! What may be asked of a request beside who sends it: one file a filter.
 
 pub mod address;
+pub mod auth;
 pub mod body;
 pub mod client;
 pub mod compress;

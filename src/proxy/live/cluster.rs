@@ -6,7 +6,7 @@ use http::HeaderValue;
 use openssl::ssl::SslContext;
 use pingora_core::upstreams::peer::HttpPeer;
 
-use super::dial::Peers;
+use super::dial::{Peers, announce};
 use crate::{
     model::{
         cluster::{Cluster, Endpoint, Trust},
@@ -20,6 +20,7 @@ use crate::{
             sticky::{StickyTable, Stuck, mesh_key, sealed_key},
             warmth,
         },
+        connection::Context,
         guard::{ClusterState, EndpointState, Outcome},
         tls::Keys,
     },
@@ -81,6 +82,14 @@ impl LiveCluster {
     /// The chosen endpoint as Pingora dials it.
     pub fn peer(&self, place: usize, endpoint: &Endpoint) -> Option<HttpPeer> {
         self.peers.peer(place, endpoint)
+    }
+
+    /// Has connections to an endpoint begin with the PROXY header of the client's connection, if its servers want one.
+    pub fn announced(&self, mut peer: HttpPeer, context: Option<&Context>) -> HttpPeer {
+        if let Trust::Servers { proxy_header: Some(version), .. } = self.cluster.trust {
+            announce(&mut peer, version, context);
+        }
+        peer
     }
 }
 

@@ -1,14 +1,15 @@
 //! Endpoints as Pingora dials them: everything that does not depend on the request.
 
 use std::{
+    any::Any,
     hash::{DefaultHasher, Hash, Hasher},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
-use openssl::{pkey::PKey, x509::X509};
+use openssl::{pkey::PKey, ssl::SslRef, x509::X509};
 use parking_lot::Mutex;
 use pingora_core::{
     ErrorType, OrErr,
@@ -22,10 +23,15 @@ use crate::{
         cluster::{Cluster, Dial, Endpoint, Trust},
         credentials::Certificate,
         identity::SpiffeId,
-        ingress::pool::{Scheme, ServerTls},
+        ingress::pool::{ProxyHeader, Scheme, ServerTls},
         listener::Address,
     },
-    proxy::tls::{Keys, ServerIdentity},
+    proxy::{
+        connection::Context,
+        proxy_protocol::{self, Addresses, Announcing},
+        tls::{AddressShown, Keys, ServerIdentity},
+    },
+    trust::system_roots,
 };
 
 /// How long an idle connection to the local app, or to a server behind an ingress listener, is kept: shorter than the keep-alive of common
@@ -47,7 +53,14 @@ pub(super) enum Peers {
         cut: Option<Arc<[SpiffeId]>>,
     },
     /// Servers, by their places.
-    Servers(Vec<HttpPeer>),
+    Servers(Vec<Server>),
+}
+
+/// A server behind an ingress listener as it is dialled.
+pub(super) struct Server {
+    peer: HttpPeer,
+    /// What its certificate must have, where that is an address.
+    address: Option<IpAddr>,
 }
 
 impl Peers {
@@ -63,9 +76,9 @@ impl Peers {
             }
             (Trust::Mesh { .. }, None) => Err(format!("target {} is in the mesh, and we have no identity there", cluster.target)),
             (Trust::Servers { tls, .. }, _) => {
-                let material = TlsMaterial::load(tls)?;
-                let peers = cluster.endpoints.iter().map(|endpoint| server_peer(cluster, endpoint, tls, &material));
-                Ok(Self::Servers(peers.collect::<Result<_, _>>()?))
+                let material = TlsMaterial::load(tls, &cluster.endpoints)?;
+                let servers = cluster.endpoints.iter().map(|endpoint| server(cluster, endpoint, tls, &material));
+                Ok(Self::Servers(servers.collect::<Result<_, _>>()?))
             }
         }
     }
@@ -78,12 +91,25 @@ impl Peers {
                 if let Address::Tcp(address) = &endpoint.address {
                     peer._address = PingoraAddress::Inet(*address);
                 }
-                if let Some(expected) = cut {
-                    cut_impostors(&mut peer, expected.clone());
+                if let Some(expected) = cut.clone() {
+                    cut_unless(&mut peer, move |ssl| {
+                        let server = ServerIdentity::of(ssl);
+                        (server.id.as_ref().is_some_and(|id| expected.contains(id)), Arc::new(server))
+                    });
                 }
                 Some(peer)
             }
-            Self::Servers(peers) => peers.get(place).cloned(),
+            Self::Servers(servers) => {
+                let Server { peer, address } = servers.get(place)?;
+                let mut peer = peer.clone();
+                if let Some(address) = *address {
+                    cut_unless(&mut peer, move |ssl| {
+                        let shown = AddressShown::of(ssl, address);
+                        (shown.0, Arc::new(shown))
+                    });
+                }
+                Some(peer)
+            }
         }
     }
 }
@@ -144,46 +170,48 @@ struct TlsMaterial {
 }
 
 impl TlsMaterial {
-    fn load(tls: &ServerTls) -> Result<Self, String> {
+    /// Nothing, where nobody speaks TLS.
+    fn load(tls: &ServerTls, endpoints: &[Arc<Endpoint>]) -> Result<Self, String> {
+        if !endpoints.iter().any(|endpoint| endpoint.dial.as_ref().is_some_and(|dial| dial.scheme.is_tls())) {
+            return Ok(Self { roots: None, client: None });
+        }
         let certificates = |list: &[Certificate]| {
             let loaded: Result<Vec<X509>, _> = list.iter().map(|c| X509::from_der(c.der())).collect();
             loaded.map_err(|e| e.to_string())
         };
-        let roots = if tls.roots.is_empty() { system_roots()? } else { Arc::new(certificates(&tls.roots)?.into_boxed_slice()) };
+        let roots = match (tls.verify, tls.roots.is_empty()) {
+            (false, _) => None,
+            (true, true) => Some(system_roots()),
+            (true, false) => Some(Arc::new(certificates(&tls.roots)?.into_boxed_slice())),
+        };
         let client = match &tls.client {
             None => None,
             Some((chain, key)) => {
-                let key = PKey::private_key_from_pem(key.expose().as_bytes()).map_err(|e| e.to_string())?;
-                Some(Arc::new(CertKey::new(certificates(chain)?, key)))
+                let key = PKey::private_key_from_pem_passphrase(key.expose().as_bytes(), &[]).map_err(|e| e.to_string())?;
+                let chain = certificates(chain)?;
+                let fits = chain.first().and_then(|leaf| leaf.public_key().ok()).is_some_and(|public| public.public_eq(&key));
+                if !fits {
+                    return Err("the client certificate for servers and its key do not belong together".to_owned());
+                }
+                Some(Arc::new(CertKey::new(chain, key)))
             }
         };
-        Ok(Self { roots: Some(roots).filter(|_| tls.verify), client })
+        Ok(Self { roots, client })
     }
-}
-
-/// The system's roots, read once: Pingora's own copy of them is switched off (see `proxy::plane`).
-fn system_roots() -> Result<Arc<Box<[X509]>>, String> {
-    static ROOTS: Mutex<Option<Arc<Box<[X509]>>>> = Mutex::new(None);
-    let mut roots = ROOTS.lock();
-    if let Some(roots) = &*roots {
-        return Ok(roots.clone());
-    }
-    let file = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-    let known = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem"];
-    let places = file.into_iter().chain(known.map(std::path::PathBuf::from));
-    let read = places.filter_map(|path| std::fs::read(path).ok()).find_map(|pem| X509::stack_from_pem(&pem).ok());
-    let loaded = Arc::new(read.unwrap_or_default().into_boxed_slice());
-    *roots = Some(loaded.clone());
-    Ok(loaded)
 }
 
 /// A server behind an ingress listener.
-fn server_peer(cluster: &Cluster, endpoint: &Endpoint, tls: &ServerTls, material: &TlsMaterial) -> Result<HttpPeer, String> {
+fn server(cluster: &Cluster, endpoint: &Endpoint, tls: &ServerTls, material: &TlsMaterial) -> Result<Server, String> {
     let Some(Dial { name, scheme }) = &endpoint.dial else {
         return Err(format!("nobody said how {} is spoken to", endpoint.address));
     };
     let is_tls = scheme.is_tls();
+    // Pingora's name of a server, which it sends unless it is an address.
     let sni = if is_tls { tls.name.as_ref().unwrap_or(name).to_string() } else { String::new() };
+    if is_tls && sni.is_empty() {
+        return Err(format!("{} has no name: an empty one would switch verification off", endpoint.address));
+    }
+    let address = sni.parse().ok().filter(|_| is_tls && tls.verify);
     let mut peer = peer_at(&endpoint.address, is_tls, sni)?;
     peer.options.alpn = match scheme {
         Scheme::Http => ALPN::H1,
@@ -194,12 +222,24 @@ fn server_peer(cluster: &Cluster, endpoint: &Endpoint, tls: &ServerTls, material
     peer.group_key = hash(&(scheme, tls));
     if is_tls {
         peer.options.verify_cert = tls.verify;
-        peer.options.verify_hostname = tls.verify;
+        peer.options.verify_hostname = tls.verify && address.is_none();
         peer.options.ca = material.roots.clone();
         peer.client_cert_key = material.client.clone();
     }
     ready(&mut peer, cluster.connect_timeout, APP_IDLE);
-    Ok(peer)
+    Ok(Server { peer, address })
+}
+
+/// Has a connection begin with the header that tells whose it is. It is then for the requests of this one client connection alone.
+pub(super) fn announce(peer: &mut HttpPeer, version: ProxyHeader, context: Option<&Context>) {
+    let addresses = context.and_then(|context| Some(Addresses { client: context.remote?, called: context.local? }));
+    peer.group_key = hash(&(peer.group_key, context.map(|context| context.id)));
+    if peer.options.alpn.get_min_http_version() == 1 {
+        // Pingora keeps a list of those that did not take HTTP/2, by this key and for ever.
+        peer.options.alpn = ALPN::H1;
+    }
+    let tweak = peer.options.upstream_tcp_sock_tweak_hook.clone();
+    peer.options.custom_l4 = Some(Arc::new(Announcing { header: proxy_protocol::header(version, addresses), tweak }));
 }
 
 fn hash(of: &impl Hash) -> u64 {
@@ -210,8 +250,8 @@ fn hash(of: &impl Hash) -> u64 {
 
 /// Shuts the socket of a new connection as soon as its server shows another identity than expected. For HTTP/1 the check before the request is
 /// early enough; for HTTP/2 Pingora sends its preface and settings right after the handshake, and not even those are an impostor's to see.
-/// Its handshake hook cannot refuse, so it takes the connection away instead.
-fn cut_impostors(peer: &mut HttpPeer, expected: Arc<[SpiffeId]>) {
+/// Its handshake hook cannot refuse, so it takes the connection away instead. What `look` found besides its verdict stays with the connection.
+fn cut_unless<T: Any + Send + Sync>(peer: &mut HttpPeer, look: impl Fn(&SslRef) -> (bool, Arc<T>) + Send + Sync + 'static) {
     let socket: Arc<Mutex<Option<OwnedFd>>> = Arc::default();
     let opened = socket.clone();
     peer.options.upstream_tcp_sock_tweak_hook = Some(Arc::new(move |new| {
@@ -220,14 +260,11 @@ fn cut_impostors(peer: &mut HttpPeer, expected: Arc<[SpiffeId]>) {
         Ok(())
     }));
     peer.options.upstream_tls_handshake_complete_hook = Some(Arc::new(move |ssl| {
-        let server = ServerIdentity::of(ssl);
-        let socket = socket.lock().take();
-        if !server.id.as_ref().is_some_and(|id| expected.contains(id))
-            && let Some(socket) = socket
-        {
+        let (fine, found) = look(ssl);
+        if let Some(socket) = socket.lock().take().filter(|_| !fine) {
             // A socket that cannot be shut is gone already.
             let _ = std::net::TcpStream::from(socket).shutdown(std::net::Shutdown::Both);
         }
-        Some(Arc::new(server))
+        Some(found)
     }));
 }

@@ -34,7 +34,7 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
         return out.missing.push(format!("{NAME}: routes"));
     };
     let clusters = clusters(inputs, routing, last);
-    let providers = Arc::new(providers(inputs, routing));
+    let providers = Arc::new(providers(inputs, routing, last));
     let https_port = listeners.tls.as_ref().map(|tls| tls.public_port.unwrap_or_else(|| port(&tls.bind)));
     let ingress = |tls| Ingress {
         tls,
@@ -131,8 +131,13 @@ fn cluster(inputs: &IngressInputs, pool: &Pool) -> Cluster {
     }
 }
 
-/// The token issuers of the routing's filters, with their keys as far as they are known.
-fn providers(inputs: &IngressInputs, routing: &Routing) -> Providers {
+/// The token issuers of the routing's filters, with their keys as far as they are known; those that did not change keep their `Arc`, by which the data
+/// plane remembers their tokens.
+fn providers(inputs: &IngressInputs, routing: &Routing, last: &Snapshot) -> Providers {
+    let known = last.listeners.values().find_map(|listener| match &listener.role {
+        Role::Ingress(ingress) if !ingress.providers.is_empty() => Some(&ingress.providers),
+        _ => None,
+    });
     let auths = routing.routes.iter().filter_map(|route| match &route.filters.auth.as_ref()?.kind {
         AuthKind::Jwt(jwt) => Some(jwt),
         _ => None,
@@ -146,7 +151,9 @@ fn providers(inputs: &IngressInputs, routing: &Routing) -> Providers {
                 None => Err("its keys have not been read yet".into()),
             },
         };
-        (jwt.provider.clone(), Arc::new(Provider { entry: jwt.entry.clone(), keys }))
+        let provider = Provider { entry: jwt.entry.clone(), keys };
+        let same = known.and_then(|known| known.get(&jwt.provider)).filter(|known| ***known == provider);
+        (jwt.provider.clone(), same.cloned().unwrap_or_else(|| Arc::new(provider)))
     };
     auths.map(provider).collect()
 }

@@ -1,6 +1,9 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
+mod detect;
+mod health;
 mod routing;
+mod servers;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 

@@ -11,11 +11,11 @@ use openssl::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinHandle};
 
-use super::{
-    super::testing::{Agent, Reply, Seen},
-    *,
+use super::*;
+use crate::{
+    control::consul::testing::{Agent, Reply, Seen},
+    model::secret::Secret,
 };
-use crate::model::secret::Secret;
 
 fn remote(url: String) -> RemoteKeys {
     RemoteKeys {

@@ -9,11 +9,8 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{Context, error::chain};
-use crate::{
-    control::reconciler::Change,
-    model::jwt::{KeyPlace, KeySet, RemoteKeys, Trust},
-};
+use super::{consul::error::chain, watches::Watches};
+use crate::model::jwt::{KeyPlace, KeySet, RemoteKeys, Trust};
 
 /// The largest key set that is read, bytes.
 const LARGEST: usize = 1 << 20;
@@ -30,11 +27,14 @@ const FAILED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 /// The most redirects that are followed.
 const REDIRECTS: usize = 5;
 
-/// Keeps the keys of one place fresh.
-pub(super) async fn run(context: &Context, place: &KeyPlace) {
+/// What came of reading a place: its keys, or why there are none.
+pub(super) type Outcome = Result<Arc<KeySet>, String>;
+
+/// Keeps the keys of one place fresh, and tells what came of each reading.
+pub(super) async fn run(place: &KeyPlace, watches: &Arc<Watches>, tell: impl Fn(Outcome)) {
     match place {
-        KeyPlace::File(path) => file(context, place, path).await,
-        KeyPlace::Remote(remote) => server(context, place, remote).await,
+        KeyPlace::File(path) => file(watches, path, tell).await,
+        KeyPlace::Remote(remote) => server(watches, remote, tell).await,
     }
 }
 
@@ -57,13 +57,8 @@ async fn from_server(remote: &RemoteKeys) -> Result<KeySet, String> {
     fetch(remote).await.and_then(|text| KeySet::parse(&text)).map_err(|why| format!("{}: {why}", remote.shown))
 }
 
-/// Hands keys over, or why there are none.
-fn tell(context: &Context, place: &KeyPlace, keys: Result<KeySet, String>) {
-    context.feed.send(Change::Keys { place: place.clone(), keys: keys.map(Arc::new) });
-}
-
-async fn file(context: &Context, place: &KeyPlace, path: &Path) {
-    let state = context.watches.register(format!("keys {}", path.display()));
+async fn file(watches: &Arc<Watches>, path: &Path, tell: impl Fn(Outcome)) {
+    let state = watches.register(format!("keys {}", path.display()));
     let mut last = None;
     loop {
         let found = read(path).await;
@@ -73,7 +68,7 @@ async fn file(context: &Context, place: &KeyPlace, path: &Path) {
                 Ok(_) => state.succeeded(),
                 Err(why) => state.unusable(why),
             }
-            tell(context, place, keys);
+            tell(keys.map(Arc::new));
             last = Some(found);
         }
         sleep(LOOK).await;
@@ -87,8 +82,8 @@ async fn read(path: &Path) -> Result<Vec<u8>, String> {
     if text.len() > LARGEST { Err(too_large()) } else { Ok(text) }
 }
 
-async fn server(context: &Context, place: &KeyPlace, remote: &RemoteKeys) {
-    let state = context.watches.register(format!("keys {}", remote.shown));
+async fn server(watches: &Arc<Watches>, remote: &RemoteKeys, tell: impl Fn(Outcome)) {
+    let state = watches.register(format!("keys {}", remote.shown));
     let newer = Arc::new(Notify::new());
     let mut failures = 0_u32;
     loop {
@@ -100,7 +95,7 @@ async fn server(context: &Context, place: &KeyPlace, remote: &RemoteKeys) {
             Ok(_) => state.succeeded(),
             Err(why) => state.failed(why, next),
         }
-        tell(context, place, keys.map(|keys| keys.refreshed_by(newer.clone())));
+        tell(keys.map(|keys| Arc::new(keys.refreshed_by(newer.clone()))));
         tokio::select! {
             () = sleep(next) => {}
             () = asked(&newer, fetched + BETWEEN_ASKED), if failures == 0 => {}

@@ -1,9 +1,11 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
 mod detect;
+mod filters;
 mod health;
 mod routing;
 mod servers;
+mod sticky;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 

@@ -342,7 +342,7 @@ async fn what_the_proxy_says_of_the_client_cannot_be_taken_away() {
     for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "host"] {
         assert_eq!(edge.get("/", &[("connection", name)]).await.status, 400, "{name}");
     }
-    let fields = [("connection", "x-own, content-length"), ("x-own", "1"), ("x_forwarded_for", "6.6.6.6")];
+    let fields = [("connection", "x-own, x-real-ip, content-length"), ("x-own", "1"), ("x_forwarded_for", "6.6.6.6")];
     let seen = edge.get("/debug?env=dump", &fields).await.text().to_ascii_lowercase();
     for expected in [
         "x-forwarded-for: 127.0.0.1\n",

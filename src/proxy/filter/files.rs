@@ -6,7 +6,7 @@
 mod listing;
 mod root;
 
-use std::{future::poll_fn, io, path::PathBuf, pin::Pin};
+use std::{future::poll_fn, io, path::PathBuf, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -31,6 +31,8 @@ use crate::{
 
 /// What of a path's segment is encoded in what we write: all but what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// How long a client may take nothing of a file that is being sent.
+const STUCK: Duration = Duration::from_secs(60);
 /// What of a request a file's answer depends on.
 const CONDITIONS: [HeaderName; 6] = [ACCEPT_ENCODING, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, RANGE];
 
@@ -193,6 +195,7 @@ impl FileAnswer {
     pub async fn send(self, session: &mut Session) -> Result<()> {
         let Self { head, mut body, length: mut left } = self;
         let empty = session.req_header().method == Method::HEAD || left == 0;
+        session.set_write_timeout(Some(STUCK));
         session.write_response_header(Box::new(head), empty).await?;
         if empty {
             return Ok(());

@@ -3,9 +3,11 @@
 mod acme;
 mod auth;
 mod detect;
+mod filters;
 mod health;
 mod routing;
 mod servers;
+mod sticky;
 mod tls;
 mod weaknesses;
 

@@ -109,7 +109,12 @@ pub fn rate(found: &Findings) -> Rating {
     };
     let ciphers = middle(&found.suites.iter().map(|suite| strength(suite.bits)).collect::<Vec<_>>());
     let score = (30 * protocols + 30 * key_exchange + 40 * ciphers) / 100;
-    let mut grade = ["F", "E", "D", "C", "B", "A"].into_iter().zip([0, 20, 35, 50, 65, 80]).rev().find(|(_, least)| score >= *least).map_or("F", |g| g.0);
+    let mut grade = ["F", "E", "D", "C", "B", "A"]
+        .into_iter()
+        .zip([0, 20, 35, 50, 65, 80])
+        .rev()
+        .find(|(_, least)| score >= *least)
+        .map_or("F", |g| g.0);
     let mut because = Vec::new();
     // Letters grow as grades fall.
     let mut cap = |is_so: bool, lowest: &'static str, why| {

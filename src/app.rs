@@ -72,8 +72,8 @@ pub enum Failure {
 /// [`Failure`], which knows its exit code.
 pub fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Connect(options) => life::enter(&options.process.settings.clone(), |standing, log| connect(*options, standing, log)),
-        Command::Dev(options) => life::enter(&options.process.settings.clone(), |standing, log| dev(options, standing, log)),
+        Command::Connect(options) => life::enter(&options.process.clone(), |standing, log| connect(*options, standing, log)),
+        Command::Dev(options) => life::enter(&options.process.clone(), |standing, log| dev(options, standing, log)),
         Command::Explain(options) => {
             // It tells what it found on standard output.
             telemetry::log::install(Level::Error, false, false).context("cannot set up the log")?;

@@ -34,6 +34,14 @@ pub fn grpc_interop(role: &str) -> Result<PathBuf> {
     go_build("grpc-interop", role, &format!("google.golang.org/grpc/interop/{role}"), "seconds")
 }
 
+/// `h2spec`, the conformance suite of HTTP/2: built from `tools/h2spec`.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn h2spec() -> Result<PathBuf> {
+    go_build("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "seconds")
+}
+
 /// Let's Encrypt's ACME server for tests, `program` being `pebble` or `pebble-challtestsrv`, its DNS server: built from `tools/pebble`.
 ///
 /// # Errors

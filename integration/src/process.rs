@@ -43,6 +43,11 @@ impl Process {
         Ok(Self { name: name.into(), child, log, grace })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ mod guard;
 pub mod outlets;
 mod read;
 mod ready;
+pub mod tokens;
 mod write;
 
 use std::{

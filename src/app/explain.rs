@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use bytes::Bytes;
 use http::header::HOST;
 use pingora_http::RequestHeader;
 use serde::Serialize;
@@ -243,7 +242,12 @@ fn head(request: &Request, to: &ServiceName) -> Result<RequestHeader, Failure> {
     Ok(head)
 }
 
-/// The strict gate, before anything else looks at the request.
+/// The strict gate, before anything else looks at the request: as it reads the head on the wire.
 fn admit(head: &RequestHeader, request: &Request) -> Result<(), Refusal> {
-    gate::check(head, || Bytes::from(format!("{} {} HTTP/1.1\r\n\r\n", request.method, request.target)))
+    let mut raw = format!("{} {} HTTP/1.1\r\n", request.method, request.target).into_bytes();
+    for (name, value) in &head.headers {
+        raw.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    raw.extend(b"\r\n");
+    gate::head::check(&raw).map(drop)
 }

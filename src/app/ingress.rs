@@ -9,6 +9,7 @@ use crate::{
     control::{
         ingress::{
             self,
+            keys::Keys,
             pools::{Pools, Settings},
         },
         watches::Watches,
@@ -25,8 +26,8 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     let routes = upstreams::load(&main).map_err(|faults| Failure::Configuration(faults.into()))?;
     main.process.upgrade = options.upgrade;
     main.process.daemon |= options.daemon;
-    let process = ProcessOptions { admin: options.admin, settings: main.process.clone() };
-    life::enter(&main.process.clone(), |standing, log| {
+    let process = ProcessOptions { admin: options.admin, settings: main.process };
+    life::enter(&process, |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());
@@ -34,9 +35,10 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
         let shown = Arc::new(move || serde_json::json!(watches.snapshot()));
         serve(&process, standing, outside, telemetry, log, shown, |feed, _, stop| async move {
             let feed = feed.ingress();
-            let mut pools = Pools::new(feed.clone(), Settings::default(), known);
+            let mut pools = Pools::new(feed.clone(), Settings::default(), known.clone());
             metrics.metrics.server_health_from(pools.health());
-            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &feed).await;
+            let mut keys = Keys::new(feed.clone(), known);
+            ingress::start(Arc::new(main.listeners), Arc::new(routes.routing), &mut pools, &mut keys, &feed).await;
             stop.cancelled().await;
             Ok(())
         })

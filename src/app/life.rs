@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use crate::{
-    config::process::ProcessSettings,
+    cli::{AdminBind, ProcessOptions},
+    model::listener::{Address, Bind},
     process::{
         background::{self, Entered},
         handover::{Name, Named},
@@ -45,8 +46,12 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A wish to read the configuration files anew (SIGHUP); dropped or answered once that is done.
 pub(super) type Reload = oneshot::Sender<()>;
 
-/// Takes what the settings say from the operating system and goes on with it: in the background, if they want that.
-pub(super) fn enter(settings: &ProcessSettings, go: impl FnOnce(Standing, LogHandle) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
+/// Takes what the options say from the operating system and goes on with it: in the background, if they want that.
+pub(super) fn enter(process: &ProcessOptions, go: impl FnOnce(Standing, LogHandle) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
+    let mut settings = process.settings.clone();
+    if let AdminBind::At(address) = process.admin {
+        settings.listen.push(Bind { address: Address::Tcp(address), mode: None });
+    }
     let account = Account::find(settings.user.as_deref(), settings.group.as_deref()).map_err(Failure::Configuration)?;
     let background = match settings.daemon.then(background::enter).transpose()? {
         Some(Entered::Outside(code)) => return Ok(code),
@@ -54,7 +59,7 @@ pub(super) fn enter(settings: &ProcessSettings, go: impl FnOnce(Standing, LogHan
         None => None,
     };
     let log = log::install(settings.log_level, settings.log_json, settings.error_log.is_some()).context("cannot set up the log")?;
-    go(Standing::take(settings, account.as_ref(), background)?, log).map(|()| ExitCode::SUCCESS)
+    go(Standing::take(&settings, account.as_ref(), background)?, log).map(|()| ExitCode::SUCCESS)
 }
 
 /// The ways this process ends.

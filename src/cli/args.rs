@@ -213,6 +213,15 @@ pub(super) struct Process {
     /// File for the log instead of standard error; opened anew on SIGUSR1
     #[arg(long, value_name = "FILE")]
     pub(super) error_log: Option<PathBuf>,
+    /// User to become once the sockets that are known at start are bound
+    #[arg(long, value_name = "NAME")]
+    pub(super) user: Option<String>,
+    /// Group to become; without it the user's own
+    #[arg(long, value_name = "NAME")]
+    pub(super) group: Option<String>,
+    /// Run in the background
+    #[arg(short, long)]
+    pub(super) daemon: bool,
     /// File for the process id
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,

@@ -139,13 +139,16 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
         settings: ProcessSettings {
             threads: threads.map_or(1, NonZeroUsize::get),
             grace: grace.map_or(DEFAULT_GRACE, |seconds: u32| Duration::from_secs(seconds.into())),
+            user: process.user,
+            group: process.group,
+            daemon: process.daemon,
             pid_file: process.pid_file,
             error_log: process.error_log,
             upgrade_sock: process.upgrade_sock,
             upgrade: process.upgrade,
             log_level: process.log_level,
             log_json: process.log_json,
-            ..ProcessSettings::default()
+            listen: Vec::new(),
         },
     })
 }

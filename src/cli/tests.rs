@@ -141,10 +141,11 @@ fn process_options_have_defaults_and_bounds() {
     assert_eq!(connect_with(&["-sidecar-for=web", "-threads=2"], &env).process.settings.threads, 2);
     assert_eq!(connect(&["-sidecar-for=web", "-admin-bind=[::1]:0"]).process.admin, AdminBind::At("[::1]:0".parse().unwrap()));
 
-    let files = ["-sidecar-for=web", "-pid-file=p", "-error-log", "e", "-upgrade-sock", "u", "-u"];
+    let files = ["-sidecar-for=web", "-d", "-user", "a", "-group=b", "-pid-file=p", "-error-log", "e", "-upgrade-sock", "u", "-u"];
     let settings = connect(&files).process.settings;
     assert_eq!([settings.pid_file, settings.error_log, settings.upgrade_sock].map(Option::unwrap), ["p", "e", "u"].map(PathBuf::from));
-    assert!(settings.upgrade);
+    assert_eq!((settings.user.as_deref(), settings.group.as_deref()), (Some("a"), Some("b")));
+    assert!(settings.upgrade && settings.daemon);
 
     let ready = connect(&["-sidecar-for=web", "-envoy-ready-bind-address=0.0.0.0", "-envoy-ready-bind-port", "20000"]).ready;
     assert_eq!(ready, Some(([0, 0, 0, 0], 20000).into()));

@@ -1,6 +1,10 @@
 //! What is wrong with a configuration file: all of it at once, each with its place.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_saphyr::Location;
 
@@ -95,12 +99,25 @@ pub(super) fn of_parser(error: &serde_saphyr::Error, file: &Option<Arc<str>>) ->
 #[derive(Debug, Default)]
 pub(super) struct Check {
     faults: Vec<Fault>,
+    read: Vec<PathBuf>,
 }
 
 impl Check {
     /// Notes a fault.
     pub(super) fn fault(&mut self, at: &Place, what: impl Into<String>, advice: impl Into<String>) {
         self.faults.push(Fault { place: at.clone(), what: what.into(), advice: advice.into() });
+    }
+
+    /// Notes a file that was read beside those that are checked.
+    pub(super) fn also_read(&mut self, path: &Path) {
+        self.read.push(path.to_owned());
+    }
+
+    /// The files that were noted, sorted.
+    pub(super) fn files_read(&mut self) -> Vec<PathBuf> {
+        self.read.sort();
+        self.read.dedup();
+        std::mem::take(&mut self.read)
     }
 
     /// Notes the faults of something that was checked apart.

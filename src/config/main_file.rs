@@ -1,5 +1,8 @@
 //! `main.yaml`: what is read once, at the start.
 
+mod access_log;
+mod acme;
+mod api;
 mod raw;
 
 use std::{
@@ -9,24 +12,26 @@ use std::{
     time::Duration,
 };
 
-use self::raw::RawMain;
+pub use self::api::{ApiSettings, ApiTls};
+use self::raw::{LogFormat, Main};
 use super::{
     acme::AcmeSettings,
-    fault::{Check, Faults},
-    process::ProcessSettings,
+    fault::{Check, Faults, Place},
+    named,
+    process::{DEFAULT_GRACE, ProcessSettings},
     read,
-    shape::{At, Shape, Time, Within},
+    shape::{At, Definitions, Shape, Several, Switch, Time},
     tree::{self, Environment, Node},
 };
 use crate::{
     model::{
-        access_log::AccessLog,
-        ingress::{ClientAddress, IngressListeners, TlsGrade, TlsListener, filters::Files},
+        ingress::{ClientAddress, ClientAuth, IngressListeners, ProxyProtocol, TlsGrade, TlsListener, filters::Files},
         listener::{Address, Bind},
-        secret::Secret,
     },
-    telemetry::log::Level,
 };
+
+/// `Strict-Transport-Security` where the file asks for it without a time, and with grade `high`: two years, what browsers' preload lists want.
+const HSTS: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 
 /// `main.yaml`, checked. Paths are resolved against its folder.
 #[derive(Clone, Debug)]
@@ -55,30 +60,6 @@ pub struct MainFile {
     pub keepalive_pool: usize,
 }
 
-/// The listeners of the config API, and who may use it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ApiSettings {
-    /// `config_address`; 127.0.0.1:3000 if the API is on and has no other address.
-    pub address: Option<Bind>,
-    /// `config_tls_address` with its certificate.
-    pub tls: Option<ApiTls>,
-    /// Whether configuration may be pushed (`config_api_enabled`); on by default where there is a master key. Never on without one.
-    pub enabled: bool,
-    /// `master_key`.
-    pub master_key: Option<Secret>,
-}
-
-/// The TLS listener of the config API.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiTls {
-    /// Where it listens.
-    pub address: Bind,
-    /// Its certificate chain, a PEM file.
-    pub certificate: PathBuf,
-    /// The key, a PEM file.
-    pub key: PathBuf,
-}
-
 /// What `healthcheck: true` means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthDefaults {
@@ -89,31 +70,47 @@ pub struct HealthDefaults {
 }
 
 impl MainFile {
-    /// Reads and checks the file. What it names is not read, but for secrets in files of their own.
+    /// Reads and checks the file. What it names is not read, but for secrets and the roots of client certificates.
     ///
     /// # Errors
     /// [`Faults`] with everything that is wrong.
     pub fn load(path: &Path) -> Result<Self, Faults> {
-        Self::load_in(path, tree::environment)
+        Self::parse(&tree::read(path)?, path)
+    }
+
+    /// Checks the text of the file that `path` names.
+    ///
+    /// # Errors
+    /// [`Faults`] with everything that is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Faults> {
+        Self::parse_in(text, path, tree::environment)
+    }
+
+    pub(super) fn parse_in(text: &str, path: &Path, env: Environment) -> Result<Self, Faults> {
+        let mut check = Check::default();
+        let start = Place::start(Some(path.display().to_string().into()));
+        let node = Node::parse(text, start.file.clone(), env, &mut check)?;
+        let main = Main::read(&node, &mut check).and_then(|raw| {
+            let folder = read::folder(path);
+            Checker { check: &mut check, start: &start, folder }.main(path, raw)
+        });
+        check.finish(main)?.ok_or_else(|| Faults::one(start, "is no main.yaml", ""))
+    }
+
+    /// The schema of the file, with the sections that it refers to.
+    pub(super) fn schema(definitions: &mut Definitions) -> serde_json::Value {
+        Main::schema(definitions)
     }
 
     /// The folder beside the routes file whose files are merged over it: `conf.d`.
     pub fn routes_folder(&self) -> PathBuf {
         read::folder(&self.upstreams).join("conf.d")
     }
-
-    fn load_in(path: &Path, env: Environment) -> Result<Self, Faults> {
-        let mut check = Check::default();
-        let node = Node::parse(&tree::read(path)?, Some(path.display().to_string().into()), env, &mut check)?;
-        let raw = RawMain::read(&node, &mut check).unwrap_or_default();
-        let main = Checker { check: &mut check, node: &node, folder: read::folder(path) }.main(path, raw);
-        check.finish(main).and_then(|main| main.ok_or_else(|| Faults::one(node.place.clone(), "is not a main.yaml", "")))
-    }
 }
 
 struct Checker<'a> {
     check: &'a mut Check,
-    node: &'a Node,
+    start: &'a Place,
     folder: PathBuf,
 }
 
@@ -123,39 +120,32 @@ impl Checker<'_> {
     }
 
     fn missing(&mut self, key: &str, advice: &str) {
-        self.check.fault(&self.node.place, format!("{key} is missing"), advice);
+        self.check.fault(self.start, format!("{key} is missing"), advice);
     }
 
     /// `None` after a fault was told.
-    fn main(&mut self, path: &Path, raw: RawMain) -> Option<MainFile> {
-        let http = self.bind(&raw.proxy_address_http);
+    fn main(&mut self, path: &Path, raw: Main) -> Option<MainFile> {
+        let http = raw.proxy_address_http.as_ref().map(|at| at.value.0.clone());
         let tls = self.tls_listener(&raw);
-        if raw.proxy_address_http.is_none() && raw.proxy_address_tls.is_none() {
+        if http.is_none() && tls.is_none() {
             self.missing("proxy_address_http", "say where to listen, for example 0.0.0.0:80, here or with proxy_address_tls");
         }
+        if raw.upstreams_conf.is_none() {
+            self.missing("upstreams_conf", "name the file with the routes, for example upstreams.yaml");
+        }
+        let certificates = self.certificates(&raw);
         let files = self.files(&raw);
         let api = self.api(&raw);
         let sealing = api.master_key.clone().map_or_else(read::random_secret, Ok);
-        let sealing = sealing.map_err(|why| self.check.fault(&self.node.place, why, ""));
-        let upstreams = raw.upstreams_conf.as_ref().map(|file| self.path(file));
-        if upstreams.is_none() {
-            self.missing("upstreams_conf", "name the file with the routes, for example upstreams.yaml");
-        }
-        let certificates = match (&raw.proxy_certificates, &raw.proxy_configs) {
-            (Some(folder), _) => Some(self.path(folder)),
-            (None, folder) => folder.as_ref().map(|folder| self.path(folder).join("certificates")),
-        };
-        if let (Some(tls), None) = (&raw.proxy_address_tls, &certificates) {
-            self.check.fault(
-                &tls.place,
-                "proxy_address_tls without certificates",
-                "name the folder of NAME.crt and NAME.key as proxy_certificates",
-            );
-        }
-        let binds = [http.as_ref(), tls.as_ref().map(|tls| &tls.bind), files.as_ref().map(|(bind, _)| bind), api.address.as_ref()];
-        let listen: Vec<Bind> = binds.into_iter().chain([api.tls.as_ref().map(|tls| &tls.address)]).flatten().cloned().collect();
+        let sealing = sealing.map_err(|why| self.check.fault(self.start, why, ""));
+        let acme = self.acme(&raw, certificates.as_deref());
+        let listen = self.listen(&raw, api.address.as_ref());
         let process = self.process(&raw, listen);
-        let health = HealthDefaults { method: self.method(&raw.hc_method), interval: self.interval(&raw.hc_interval) };
+        let health = HealthDefaults {
+            method: raw.hc_method.as_ref().map_or("HEAD", |at| at.value.0.0).into(),
+            interval: self.pause(raw.hc_interval.as_ref()),
+        };
+        let access_log = access_log::access_log(raw.access_log.as_ref(), &self.folder, self.check);
         Some(MainFile {
             path: path.to_owned(),
             process,
@@ -163,152 +153,174 @@ impl Checker<'_> {
                 http,
                 tls,
                 files,
-                client: Arc::new(ClientAddress::default()),
-                access_log: Arc::new(AccessLog::default()),
+                client: Arc::new(client_address(&raw)),
+                access_log: Arc::new(access_log),
                 sealing: sealing.ok()?,
             },
             certificates,
-            default_certificate: None,
-            upstreams: upstreams?,
+            default_certificate: raw.default_certificate.as_ref().map(|at| at.value.as_str().into()),
+            upstreams: self.path(raw.upstreams_conf.as_ref()?),
             api,
             health,
-            acme: None,
-            dns_servers: Vec::new(),
-            keepalive_pool: raw.upstream_keepalive_pool_size.map_or(128, |at| at.value.0 as usize),
+            acme,
+            dns_servers: raw.dns_servers.iter().flat_map(|at| &at.value.0).map(|server| server.value.0.0).collect(),
+            keepalive_pool: raw.upstream_keepalive_pool_size.map_or(128, |at| at.value.size()),
         })
     }
 
-    fn process(&mut self, raw: &RawMain, listen: Vec<Bind>) -> ProcessSettings {
-        let log_level = match &raw.log_level {
-            Some(word) => word.value.parse().unwrap_or_else(|unknown: crate::telemetry::log::UnknownLevel| {
-                self.check.fault(&word.place, unknown.to_string(), "");
-                Level::default()
-            }),
-            None => Level::default(),
-        };
+    fn process(&self, raw: &Main, listen: Vec<Bind>) -> ProcessSettings {
+        let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.clone());
+        let path = |at: &Option<At<String>>| at.as_ref().map(|at| self.path(at));
         ProcessSettings {
-            threads: raw.threads.as_ref().map_or(1, |at| at.value.0 as usize),
-            user: raw.user.as_ref().map(|at| at.value.clone()),
-            group: raw.group.as_ref().map(|at| at.value.clone()),
+            threads: raw.threads.as_ref().map_or(1, |at| at.value.size()),
+            user: text(&raw.user),
+            group: text(&raw.group),
             daemon: raw.daemon.as_ref().is_some_and(|at| at.value),
-            pid_file: raw.pid_file.as_ref().map(|at| self.path(at)),
-            error_log: raw.error_log.as_ref().map(|at| self.path(at)),
-            upgrade_sock: raw.upgrade_sock.as_ref().map(|at| self.path(at)),
-            log_level,
+            pid_file: path(&raw.pid_file),
+            error_log: path(&raw.error_log),
+            upgrade_sock: path(&raw.upgrade_sock),
+            upgrade: false,
+            log_level: raw.log_level.as_ref().map(|at| at.value.0).unwrap_or_default(),
+            log_json: raw.log_format.as_ref().is_some_and(|at| at.value.0 == LogFormat::Json),
+            grace: raw.grace_period.as_ref().map_or(DEFAULT_GRACE, |at| at.value.0),
             listen,
-            ..ProcessSettings::default()
         }
     }
 
-    fn bind(&mut self, address: &Option<At<String>>) -> Option<Bind> {
-        let At { value, place } = address.as_ref()?;
-        let bind = read::bind(value);
-        if bind.is_none() {
-            self.check.fault(place, format!("{value:?} is no address to listen on"), "use IP:port, for example 0.0.0.0:443 or [::]:443");
+    /// Every address that is listened on; two of the same are a fault.
+    fn listen(&mut self, raw: &Main, api: Option<&Bind>) -> Vec<Bind> {
+        let named = [
+            ("proxy_address_http", &raw.proxy_address_http),
+            ("proxy_address_tls", &raw.proxy_address_tls),
+            ("file_server_address", &raw.file_server_address),
+            ("config_address", &raw.config_address),
+            ("config_tls_address", &raw.config_tls_address),
+        ];
+        let mut all: Vec<(&str, Bind)> = Vec::new();
+        for (key, at) in named {
+            let Some(At { value, place }) = at else { continue };
+            if let Some((other, _)) = all.iter().find(|(_, known)| clash(known, &value.0)) {
+                self.check.fault(place, format!("{key} is the address of {other} too"), "give each listener an address of its own");
+            }
+            all.push((key, value.0.clone()));
         }
-        bind
+        if let Some(api) = api
+            && raw.config_address.is_none()
+        {
+            if let Some((other, _)) = all.iter().find(|(_, known)| clash(known, api)) {
+                let what = format!("{other} is where the config API listens if nothing else is said");
+                self.check.fault(self.start, what, "say config_address, or config_api_enabled: false");
+            }
+            all.push(("config_address", api.clone()));
+        }
+        all.into_iter().map(|(_, bind)| bind).collect()
     }
 
-    fn tls_listener(&mut self, raw: &RawMain) -> Option<TlsListener> {
-        let grade = match &raw.proxy_tls_grade {
-            None => TlsGrade::default(),
-            Some(At { value, place }) => match value.to_ascii_lowercase().as_str() {
-                "high" => TlsGrade::High,
-                "medium" => TlsGrade::Medium,
-                "unsafe" => TlsGrade::Unsafe,
-                _ => {
-                    self.check.fault(place, format!("{value:?} is no grade"), "use high, medium or unsafe");
-                    TlsGrade::default()
-                }
-            },
+    fn certificates(&mut self, raw: &Main) -> Option<PathBuf> {
+        let folder = match (&raw.proxy_certificates, &raw.proxy_configs) {
+            (Some(_), Some(other)) => {
+                self.check.fault(&other.place, "proxy_certificates and proxy_configs name the same folder", "keep one");
+                None
+            }
+            (Some(folder), None) => Some(self.path(folder)),
+            (None, folder) => folder.as_ref().map(|folder| self.path(folder).join("certificates")),
         };
-        let bind = self.bind(&raw.proxy_address_tls)?;
-        let hsts = (grade == TlsGrade::High).then_some(Duration::from_secs(2 * 365 * 24 * 3600));
-        Some(TlsListener { bind, grade, client_auth: None, hsts, public_port: None })
+        let is_named = raw.proxy_certificates.is_some() || raw.proxy_configs.is_some();
+        if let (Some(tls), false) = (&raw.proxy_address_tls, is_named) {
+            let advice = "name the folder of NAME.crt and NAME.key as proxy_certificates";
+            self.check.fault(&tls.place, "proxy_address_tls without certificates", advice);
+        }
+        folder
     }
 
-    fn files(&mut self, raw: &RawMain) -> Option<(Bind, Files)> {
+    fn tls_listener(&mut self, raw: &Main) -> Option<TlsListener> {
+        let grade = raw.proxy_tls_grade.as_ref().map(|at| at.value.0).unwrap_or_default();
+        let hsts = match raw.hsts.as_ref().map(|at| &at.value) {
+            None => (grade == TlsGrade::High).then_some(HSTS),
+            Some(Switch::Off) => None,
+            Some(Switch::On) => Some(HSTS),
+            Some(Switch::With(Time(time))) => Some(*time),
+        };
+        let client_auth = self.client_auth(raw);
+        let Some(at) = &raw.proxy_address_tls else {
+            self.without_tls(raw);
+            return None;
+        };
+        let public_port = raw.public_https_port.as_ref().and_then(|at| u16::try_from(at.value.small()).ok());
+        Some(TlsListener { bind: at.value.0.clone(), grade, client_auth, hsts, public_port })
+    }
+
+    /// What means nothing where no TLS is spoken.
+    fn without_tls(&mut self, raw: &Main) {
+        let keys = [
+            ("hsts", raw.hsts.as_ref().map(|at| &at.place)),
+            ("client_certificates", raw.client_certificates.as_ref().map(|at| &at.place)),
+            ("default_certificate", raw.default_certificate.as_ref().map(|at| &at.place)),
+        ];
+        for (key, place) in keys {
+            if let Some(place) = place {
+                self.check.fault(place, format!("{key} without proxy_address_tls"), "say where TLS is spoken, or take the key away");
+            }
+        }
+    }
+
+    fn client_auth(&mut self, raw: &Main) -> Option<ClientAuth> {
+        let At { value, place } = raw.client_certificates.as_ref()?;
+        let Some(ca) = &value.ca else {
+            self.check.fault(place, "client_certificates without ca", "name the PEM file with whom to trust");
+            return None;
+        };
+        let roots = named::certificates("ca", ca, &self.folder, self.check)?;
+        Some(ClientAuth { roots, required: value.required.as_ref().is_none_or(|at| at.value) })
+    }
+
+    fn files(&mut self, raw: &Main) -> Option<(Bind, Files)> {
         match (&raw.file_server_address, &raw.file_server_folder) {
-            (Some(_), Some(folder)) => {
+            (Some(address), Some(folder)) => {
                 let root = read::absolute(self.path(folder));
-                Some((self.bind(&raw.file_server_address)?, read::files(root)))
+                Some((address.value.0.clone(), Files { root, index: vec!["index.html".into()], ..Files::default() }))
             }
             (Some(address), None) => {
                 self.check.fault(&address.place, "file_server_address without a folder", "name it as file_server_folder");
                 None
             }
             (None, Some(folder)) => {
-                self.check.fault(
-                    &folder.place,
-                    "file_server_folder without an address",
-                    "say where to listen as file_server_address, for example 127.0.0.1:3002",
-                );
+                let advice = "say where to listen as file_server_address, for example 127.0.0.1:3002";
+                self.check.fault(&folder.place, "file_server_folder without an address", advice);
                 None
             }
             (None, None) => None,
         }
     }
 
-    fn api(&mut self, raw: &RawMain) -> ApiSettings {
-        let master_key = raw.master_key.as_ref().map(|at| Secret::new(at.value.clone()));
-        if let Some(at) = raw.master_key.as_ref().filter(|at| at.value.is_empty()) {
-            self.check.fault(&at.place, "an empty master_key lets everybody in", "write a long random one");
-        }
-        let tls = match (&raw.config_tls_address, &raw.config_tls_certificate, &raw.config_tls_key_file) {
-            (Some(_), Some(certificate), Some(key)) => self.bind(&raw.config_tls_address).map(|address| ApiTls {
-                address,
-                certificate: self.path(certificate),
-                key: self.path(key),
-            }),
-            (Some(address), _, _) => {
-                self.check.fault(
-                    &address.place,
-                    "config_tls_address without a certificate",
-                    "name its files as config_tls_certificate and config_tls_key_file",
-                );
-                None
-            }
-            (None, ..) => None,
-        };
-        let enabled = raw.config_api_enabled.as_ref().map_or(master_key.is_some(), |at| at.value);
-        if let (Some(at), None, true) = (&raw.config_api_enabled, &master_key, enabled) {
-            self.check.fault(
-                &at.place,
-                "config_api_enabled without master_key: everybody could push a configuration",
-                "write a long random master_key, or config_api_enabled: false",
-            );
-        }
-        let given = self.bind(&raw.config_address);
-        let otherwise = || (enabled && tls.is_none()).then(|| Bind { address: Address::Tcp(([127, 0, 0, 1], 3000).into()), mode: None });
-        let address = if raw.config_address.is_some() { given } else { otherwise() };
-        ApiSettings { address, tls, enabled, master_key }
-    }
-
-    fn interval(&mut self, interval: &Option<At<Time>>) -> Duration {
+    /// `hc_interval`.
+    fn pause(&mut self, interval: Option<&At<Time>>) -> Duration {
         let Some(At { value: Time(time), place }) = interval else { return Duration::from_secs(2) };
         if time.is_zero() {
-            self.check.fault(
-                place,
-                "hc_interval 0 would probe without a pause",
-                "use 1 or more; healthcheck: false of a route switches probes off",
-            );
+            let advice = "use 1 or more; healthcheck: false of a route switches probes off";
+            self.check.fault(place, "hc_interval 0 would probe without a pause", advice);
         }
         *time
     }
+}
 
-    fn method(&mut self, method: &Option<At<String>>) -> Arc<str> {
-        let Some(At { value, place }) = method else { return "HEAD".into() };
-        let upper = value.to_ascii_uppercase();
-        if !["HEAD", "GET", "POST"].contains(&upper.as_str()) {
-            self.check.fault(place, format!("{value:?} is no method of health checks"), "use HEAD, GET or POST");
-        }
-        upper.into()
+fn client_address(raw: &Main) -> ClientAddress {
+    let peers = raw.proxy_protocol.as_ref().map(|at| read::networks(&at.value.0)).filter(|peers| !peers.0.is_empty());
+    let trusted = raw.trusted_proxies.as_ref().map(|At { value: Several(list), .. }| read::networks(list));
+    ClientAddress {
+        trusted: trusted.unwrap_or_default(),
+        proxy_protocol: peers.map_or(ProxyProtocol::Off, ProxyProtocol::From),
+        forwarded: raw.forwarded.as_ref().is_some_and(|at| at.value),
     }
 }
 
-/// A number of a file as it is kept.
-impl<const LEAST: u64, const MOST: u64> At<Within<LEAST, MOST>> {
-    pub(super) fn number(&self) -> u32 {
-        u32::try_from(self.value.0).unwrap_or(u32::MAX)
+/// Whether two addresses cannot both be listened on: the same port, of the same or of all addresses.
+fn clash(one: &Bind, other: &Bind) -> bool {
+    match (&one.address, &other.address) {
+        (Address::Tcp(one), Address::Tcp(other)) => {
+            let overlap = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            one.port() != 0 && one.port() == other.port() && overlap
+        }
+        (one, other) => one == other,
     }
 }

@@ -2,11 +2,14 @@
 
 pub mod acme;
 pub mod agent;
+pub mod check;
 pub mod fault;
 pub mod main_file;
 pub mod mesh_file;
+mod named;
 pub mod process;
 mod read;
+pub mod schema;
 mod shape;
 mod tree;
 pub mod upstreams;

@@ -1,20 +1,31 @@
 //! `upstreams.yaml` and `conf.d`: which request goes where, read again whenever they change.
 
 mod auth;
+mod consul;
 mod headers;
 mod hosts;
 mod policy;
+mod pool;
 mod raw;
+mod raw_auth;
+mod raw_pool;
 mod route;
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use self::{hosts::Table, policy::Policy, raw::RawFile};
+use serde_json::{Value, json};
+
+use self::{
+    hosts::Table,
+    policy::{Policy, Scope},
+    raw::Provider,
+};
 use super::{
     agent::AgentConfig,
     fault::{Check, Faults, Place},
     main_file::MainFile,
-    shape::Shape,
+    read,
+    shape::{Definitions, Shape},
     tree::{self, Environment, Kind, Node},
 };
 use crate::model::ingress::Routing;
@@ -26,6 +37,8 @@ pub struct Upstreams {
     pub routing: Routing,
     /// The agents that Consul services are asked of; the first that answers is used.
     pub consul: Vec<AgentConfig>,
+    /// Files that the routes were made of beside the given ones: secrets, certificates, key sets; sorted.
+    pub also_read: Vec<PathBuf>,
 }
 
 /// The files that make up the routes: `upstreams.yaml` first, then `conf.d/*.yaml` beside it, sorted. The folder need not be there.
@@ -45,7 +58,8 @@ pub fn files(main: &MainFile) -> Result<Vec<PathBuf>, Faults> {
     }
     parts.retain(|path| path.extension().is_some_and(|end| end == "yaml"));
     parts.sort();
-    Ok([vec![main.upstreams.clone()], parts].concat())
+    parts.insert(0, main.upstreams.clone());
+    Ok(parts)
 }
 
 /// Reads and checks the routes file of a `main.yaml` and what is beside it.
@@ -54,87 +68,80 @@ pub fn files(main: &MainFile) -> Result<Vec<PathBuf>, Faults> {
 /// [`Faults`] with everything that is wrong, in whichever file.
 pub fn load(main: &MainFile) -> Result<Upstreams, Faults> {
     let mut check = Check::default();
-    let mut read = Vec::new();
+    let mut texts = Vec::new();
     for path in files(main)? {
         match tree::read(&path) {
-            Ok(text) => read.push((path, text)),
+            Ok(text) => texts.push((path, text)),
             Err(faults) => check.faults(faults),
         }
     }
-    check.finish(read).and_then(|read| parse(&read, main))
+    check.finish(texts).and_then(|texts| parse(&texts, main))
 }
 
-/// Checks routes from their texts: the routes file, or what was pushed in its place, then those of `conf.d` in their order. Each is named by its path, and
-/// relative paths in it are relative to the folder of that.
+/// Checks routes from their texts: the routes file, or what was pushed in its place, then those of `conf.d` in their order. Each is named by its path;
+/// relative paths in it are relative to the folder of that, those of a pushed text to the folder of the routes file.
 ///
 /// # Errors
 /// [`Faults`] with everything that is wrong, in whichever text.
-pub fn parse(files: &[(PathBuf, String)], main: &MainFile) -> Result<Upstreams, Faults> {
-    parse_in(files, main, tree::environment)
+pub fn parse(texts: &[(PathBuf, String)], main: &MainFile) -> Result<Upstreams, Faults> {
+    parse_in(texts, main, tree::environment)
 }
 
-fn parse_in(files: &[(PathBuf, String)], main: &MainFile, env: Environment) -> Result<Upstreams, Faults> {
+fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Environment) -> Result<Upstreams, Faults> {
     let mut check = Check::default();
     let mut table = Table::default();
-    let mut first: Option<(RawFile, PathBuf)> = None;
-    for (path, text) in files {
+    let mut first = None;
+    for (at, (path, text)) in texts.iter().enumerate() {
         let name: Arc<str> = path.display().to_string().into();
-        let mut node = match Node::parse(text, Some(name), env, &mut check) {
-            Ok(node) => node,
-            Err(faults) => {
-                check.faults(faults);
-                continue;
+        match Node::parse(text, Some(name), env, &mut check) {
+            Err(faults) => check.faults(faults),
+            Ok(node) if at == 0 => first = routes_file(node, main, &mut table, &mut check),
+            Ok(node) => {
+                let hosts = hosts::of_part(node, &mut check);
+                table.add(hosts, path, true, &mut check);
             }
-        };
-        if first.is_none() {
-            if matches!(node.kind, Kind::Null) {
-                check.fault(&node.place, "the file is empty", "write at least upstreams: {}");
-            }
-            let outside = hosts::split_off(&mut node);
-            let raw = RawFile::read(&node, &mut check).unwrap_or_default();
-            table.merge(outside, path, &mut check);
-            table.merge(raw.upstreams.clone().map(|at| at.value).unwrap_or_default(), path, &mut check);
-            first = Some((raw, path.clone()));
-        } else {
-            table.merge_over(&node, path, &mut check);
         }
     }
-    let Some((raw, path)) = first else { return check.finish(Upstreams::default()) };
-    let globals = Policy::global(&raw, main, &path, &mut check);
-    let routing = table.routing(&globals, &mut check);
-    if let Some(provider) = raw.provider.filter(|at| at.value != "file") {
-        check.fault(&provider.place, format!("the provider {:?} is not there yet", provider.value), "use file");
+    let Some(raw) = first else { return check.finish(Upstreams::default()) };
+    consul::paths(raw.consul.as_ref(), &main.upstreams, &mut table, &mut check);
+    let folder = read::folder(&main.upstreams);
+    let globals = Policy::new(main).with(&raw.policy, Scope { name: "global", folder: &folder, main }, &mut check);
+    let routing = table.routing(&globals, main, &mut check);
+    let consul = consul::agents(raw.consul.as_ref(), &folder, &mut check);
+    let also_read = check.files_read();
+    check.finish(Upstreams { routing, consul, also_read })
+}
+
+/// Reads what stands in the routes file; `None` after a fault was told.
+fn routes_file(mut node: Node, main: &MainFile, table: &mut Table, check: &mut Check) -> Option<raw::Upstreams> {
+    if matches!(node.kind, Kind::Null) {
+        check.fault(&node.place, "the file is empty", "write at least upstreams: {}");
+        return None;
     }
-    check.finish(Upstreams { routing, consul: Vec::new() })
+    let outside = hosts::split_off(&mut node, check);
+    let mut raw = raw::Upstreams::read(&node, check)?;
+    let inside = raw.upstreams.take().map(|at| at.value).unwrap_or_default();
+    table.add(outside, &main.upstreams, false, check);
+    table.add(inside, &main.upstreams, false, check);
+    match &raw.provider {
+        Some(at) if at.value.0 == Provider::Kubernetes => check.fault(&at.place, "kubernetes means nothing here", raw::KUBERNETES),
+        Some(at) if at.value.0 == Provider::Consul && raw.consul.is_none() => {
+            check.fault(&at.place, "provider consul without consul", "write consul: with servers and services");
+        }
+        _ => {}
+    }
+    Some(raw)
+}
+
+/// The schema of the routes file, with the sections that it refers to.
+pub(super) fn schema(definitions: &mut Definitions) -> Value {
+    let reference = raw::Upstreams::schema(definitions);
+    // The oldest layout: hosts at the top level.
+    if let Some(Value::Object(file)) = definitions.get_mut("Upstreams") {
+        file.insert("additionalProperties".to_owned(), json!({"$ref": "#/$defs/Host"}));
+    }
+    reference
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_canonical_shape_makes_a_route_of_each_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("main.yaml");
-        fs::write(&path, "proxy_address_http: 127.0.0.1:0\nupstreams_conf: upstreams.yaml\n").unwrap();
-        let text = r#"
-provider: file
-sticky_sessions: true
-rate_limit: 100
-headers: ["X-Frame-Options: DENY"]
-authorization: {type: basic, creds: "root:toor"}
-upstreams:
-  "shop.example":
-    paths:
-      "/":    {servers: ["127.0.0.1:8000", "127.0.0.1:8001"]}
-      "/api": {servers: ["127.0.0.1:9000"], rate_limit: 20, headers: ["X-Api: 1"], authorization: {type: apikey, creds: "k-1"}, healthcheck: false}
-"#;
-        fs::write(folder.path().join("upstreams.yaml"), text).unwrap();
-        let main = MainFile::load(&path).unwrap();
-        let upstreams = load(&main).unwrap();
-        let names: Vec<&str> = upstreams.routing.routes.iter().map(|route| &*route.route.name).collect();
-        assert_eq!(names, ["shop.example/", "shop.example/api"]);
-        let pools: Vec<bool> = upstreams.routing.pools.iter().map(|pool| pool.health.is_some()).collect();
-        assert_eq!(pools, [true, false]);
-    }
-}
+mod tests;

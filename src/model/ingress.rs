@@ -20,7 +20,15 @@ pub use self::{
     network::{ClientAddress, Networks, ProxyProtocol},
     pool::{Pool, PoolSource, Server, ServerHost},
 };
-use super::{access_log::AccessLog, cluster::Cluster, jwt::Providers, listener::Bind, route::Route, secret::Secret};
+use self::auth::{AuthKind, JwtAuth};
+use super::{
+    access_log::AccessLog,
+    cluster::Cluster,
+    jwt::{KeyPlace, KeySource, Providers},
+    listener::Bind,
+    route::Route,
+    secret::Secret,
+};
 
 /// The ingress role of a listener: its name and path tables, and where they lead.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -75,6 +83,19 @@ pub struct Routing {
     pub routes: Vec<IngressRoute>,
     /// Where the servers come from, by place; the legs of routes name these places.
     pub pools: Vec<Arc<Pool>>,
+}
+
+impl Routing {
+    /// The places that the keys of its routes' token issuers are read from.
+    pub fn key_places(&self) -> impl Iterator<Item = &KeyPlace> {
+        self.routes.iter().filter_map(|route| match &route.filters.auth.as_ref()?.kind {
+            AuthKind::Jwt(JwtAuth { entry, .. }) => match &entry.keys {
+                KeySource::Place(place) => Some(place),
+                KeySource::Entry(_) | KeySource::Nowhere(_) => None,
+            },
+            AuthKind::Basic(_) | AuthKind::ApiKey(_) | AuthKind::Forward(_) => None,
+        })
+    }
 }
 
 /// One route: a host's path.

@@ -131,7 +131,11 @@ impl WebCa {
         builder.set_subject_name(&subject.build()).unwrap();
         let mut san = SubjectAlternativeName::new();
         for name in names {
-            if name.parse::<std::net::IpAddr>().is_ok() { san.ip(name) } else { san.dns(name) };
+            if name.parse::<std::net::IpAddr>().is_ok() {
+                san.ip(name)
+            } else {
+                san.dns(name)
+            };
         }
         if !names.is_empty() {
             let san = san.build(&builder.x509v3_context(Some(&self.0.certificate), None)).unwrap();

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context as Poller, Poll},
@@ -29,15 +29,18 @@ use pingora_core::{
 };
 use pingora_http::ResponseHeader;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufStream, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, BufStream, ReadBuf},
     net::{TcpStream, UnixStream},
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, timeout},
 };
 
+use self::framing::Framing;
 use super::{live::Live, tls::Peer};
 use crate::model::intention::{Denied, Intentions, Verdict};
 
+mod framing;
 mod head;
+mod read;
 mod tunnel;
 
 pub use head::Head;
@@ -113,6 +116,10 @@ pub struct Context {
     pub tunnel: Tunnel,
     /// When the answer to the request in flight is overdue, where nothing else watches over that; only for HTTP/1.
     overdue: Mutex<Option<Instant>>,
+    /// Counts the requests.
+    heard: AtomicU64,
+    /// What was wrong with the body of the request in flight; the connection ends with it.
+    malformed: OnceLock<&'static str>,
     judged: ArcSwapOption<Judged>,
 }
 
@@ -127,14 +134,29 @@ impl Context {
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (peer, server_name, tls_version, certificate, tunnel, overdue, judged) = Default::default();
-        Self { id, live, peer, remote, local, server_name, tls_version, certificate, draining, tunnel, overdue, judged }
+        let (peer, server_name, tls_version, certificate, tunnel, overdue, heard, malformed, judged) = Default::default();
+        Self { id, live, peer, remote, local, server_name, tls_version, certificate, draining, tunnel, overdue, heard, malformed, judged }
     }
 
     /// From `at` on, reading from the client fails: the exchange in flight ends, which Pingora (0.9.1) cannot be told in another way while it waits for
     /// an endpoint.
     pub fn overdue_at(&self, at: Option<Instant>) {
         *self.overdue.lock() = at;
+    }
+
+    /// Counts a request that was understood.
+    pub fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// What was wrong with the body of the request in flight: Pingora tells it as a client that left.
+    pub fn malformed(&self) -> Option<&'static str> {
+        self.malformed.get().copied()
     }
 
     /// What the intentions say about this connection's peer. Found once for each change of the intentions, not for each request; a connection
@@ -182,6 +204,8 @@ pub struct Connection {
     reads_ahead: bool,
     /// The client has sent all it will send, as seen by reading ahead.
     ended: bool,
+    /// The request in flight.
+    framing: Framing,
     digest: Option<Arc<ProxyDigest>>,
     context: Option<Arc<Context>>,
     /// Rings when the exchange in flight is overdue.
@@ -197,8 +221,8 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        let (ahead, digest, context, alarm, received, sent) = Default::default();
-        Self { transport, ahead, reads_ahead: false, ended: false, digest, context, alarm, received, sent }
+        let (ahead, framing, digest, context, alarm, received, sent) = Default::default();
+        Self { transport, ahead, reads_ahead: false, ended: false, framing, digest, context, alarm, received, sent }
     }
 
     /// A TLS connection, after the server's side of the handshake.
@@ -212,6 +236,11 @@ impl Connection {
             Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err(format!("the client did not finish the handshake within {limit:?}")),
         }
+    }
+
+    /// What belongs to it, once that is attached.
+    pub fn context(&self) -> Option<&Arc<Context>> {
+        self.context.as_ref()
     }
 
     /// The TLS session, if there is one.
@@ -264,44 +293,9 @@ impl Connection {
         }
     }
 
-    /// From now on takes the client's bytes in while a write to it is stuck.
-    ///
-    /// Pingora's HTTP/1 loop (0.9.1) reads no answer while a write of the request is stuck, nor a request while a write of the answer is. Two of
-    /// them in a row, as two sidecars are, come to a stop for ever when an app answers at length while the request still comes in.
-    pub fn read_ahead(&mut self) {
-        self.reads_ahead = true;
-    }
-
-    /// Reads what there is, up to the bound; leaves the task to be woken when more comes.
-    fn poll_ahead(&mut self, cx: &mut Poller<'_>) {
-        let mut bytes = [0; 16 * 1024];
-        while !self.ended && self.ahead.len() < READ_AHEAD {
-            let mut buf = ReadBuf::new(&mut bytes);
-            let read = match &mut self.transport {
-                Transport::Plain(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-                Transport::Tls(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            };
-            match read {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.ahead.extend_from_slice(buf.filled()),
-                Poll::Ready(_) => self.ended = true,
-                Poll::Pending => return,
-            }
-        }
-    }
-
     /// Waits until the client sends something; what came is kept for the next reader. `false` when it left.
     pub async fn readable(&mut self) -> bool {
         !self.ahead.is_empty() || matches!(self.fill().await, Ok(1..))
-    }
-
-    /// Whether the exchange in flight is overdue; leaves the task to be woken when it is.
-    fn poll_overdue(&mut self, cx: &mut Poller<'_>) -> bool {
-        let Some(at) = self.context.as_ref().and_then(|context| *context.overdue.lock()) else { return false };
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        if alarm.deadline() != at {
-            alarm.as_mut().reset(at);
-        }
-        alarm.as_mut().poll(cx).is_ready()
     }
 
     /// Notes bytes that passed in one direction.
@@ -332,34 +326,6 @@ pub fn buffered(socket: Socket) -> BufStream<Socket> {
     BufStream::with_capacity(READ_BUFFER, WRITE_BUFFER, socket)
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        if !this.ahead.is_empty() {
-            let take = this.ahead.len().min(buf.remaining());
-            buf.put_slice(&this.ahead.split_to(take));
-            if this.ahead.is_empty() {
-                this.ahead = BytesMut::new();
-            }
-            this.moved(&this.received, take);
-            return Poll::Ready(Ok(()));
-        }
-        if this.ended {
-            return Poll::Ready(Ok(()));
-        }
-        let done = match &mut this.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
-        if done.is_pending() && this.poll_overdue(cx) {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-        }
-        this.moved(&this.received, buf.filled().len() - before);
-        done
-    }
-}
-
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
@@ -371,8 +337,8 @@ impl AsyncWrite for Connection {
             Poll::Ready(Ok(written)) => {
                 this.moved(&this.sent, *written);
             }
-            Poll::Pending if this.reads_ahead => this.poll_ahead(cx),
-            _ => {}
+            Poll::Pending => this.poll_ahead_of_write(cx),
+            Poll::Ready(Err(_)) => {}
         }
         done
     }
@@ -383,8 +349,8 @@ impl AsyncWrite for Connection {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
-        if done.is_pending() && this.reads_ahead {
-            this.poll_ahead(cx);
+        if done.is_pending() {
+            this.poll_ahead_of_write(cx);
         }
         done
     }
@@ -406,8 +372,7 @@ impl fmt::Debug for Connection {
 #[async_trait]
 impl Shutdown for Connection {
     async fn shutdown(&mut self) {
-        // A client that left before we closed is no event worth a line.
-        let _ = AsyncWriteExt::shutdown(self).await;
+        self.leave().await;
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     balance::{hash::request_hash, sticky::Stuck},
     connection::Context,
     edits::Inputs,
-    filter::{client::Client, jwt::Verified},
+    filter::{Filtered, client::Client, jwt::Verified},
     guard::{
         ActiveRequest, NotAdmitted, Outcome,
         breaker::{ConnectionSlot, RequestSlot, RetrySlot},
@@ -21,9 +21,11 @@ use super::{
     live::{Live, LiveCluster, Side},
     record::Notes,
     refusal::Refusal,
+    upgrade::Upgrade,
 };
 use crate::model::{
     cluster::Endpoint,
+    ingress::IngressRoute,
     intention::{Denied, Verdict},
     listener::{Exposed, Inbound, Role},
     matching::RequestView,
@@ -75,6 +77,8 @@ pub struct Exchange {
     pub live: Option<Arc<Live>>,
     /// Who the client is, as the ingress role found it.
     pub client: Option<Client>,
+    /// What the filters of the ingress role know of it.
+    pub filtered: Filtered,
     /// The endpoint chosen last.
     pub chosen: Option<Chosen>,
     /// When the answer must be complete.
@@ -87,6 +91,10 @@ pub struct Exchange {
     pub refusal: Option<Refusal>,
     /// `grpc-status` of the answer.
     pub grpc_status: Option<u16>,
+    /// The connection to the endpoint, where the request asks for a WebSocket.
+    pub upgrade: Option<Arc<Upgrade>>,
+    /// Interim answers so far.
+    pub interim: u8,
     /// What else is for the record.
     pub notes: Notes,
     /// The tokens that it carries, on a listener whose intentions ask for some.
@@ -112,12 +120,15 @@ impl Default for Exchange {
             context: None,
             live: None,
             client: None,
+            filtered: Filtered::default(),
             chosen: None,
             deadline: None,
             handed: None,
             upstream_time: None,
             refusal: None,
             grpc_status: None,
+            upgrade: None,
+            interim: 0,
             notes: Notes::default(),
             tokens: Verified::default(),
             routed: None,
@@ -191,6 +202,12 @@ impl Exchange {
             Role::Inbound(_) | Role::Exposed(_) => return None,
         };
         Some((route, route.legs.get(leg)?))
+    }
+
+    /// The route that was taken on an ingress listener.
+    pub fn ingress_route<'a>(&self, live: &'a Live) -> Option<&'a IngressRoute> {
+        let Role::Ingress(ingress) = &live.listener.role else { return None };
+        ingress.routing.routes.get(self.routed?.route)
     }
 
     /// authorize: on the inbound side, whether the intentions let the peer (with this request) through; on the outbound side the far sidecar decides,

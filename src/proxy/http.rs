@@ -21,7 +21,7 @@ use super::{
     connection::Context,
     edits::{self, Head},
     exchange::Exchange,
-    filter::{auth::jwt::without_token, client::called},
+    filter::{auth::jwt::without_token, body, client::called, compress},
     gate,
     guard::Outcome,
     headers,
@@ -31,6 +31,7 @@ use super::{
     refusal::{Refusal, is_grpc},
     timing,
     tls::{AddressShown, ServerIdentity, min_version},
+    upgrade,
 };
 use crate::{
     model::{
@@ -43,6 +44,8 @@ use crate::{
 
 /// A server showed an identity that is not the target's.
 const UNEXPECTED_IDENTITY: ErrorType = ErrorType::Custom("UnexpectedServerIdentity");
+/// A request whose body turned out to be too long.
+const BODY_TOO_LARGE: ErrorType = ErrorType::Custom("BodyTooLarge");
 /// An answer that is not passed on, since the route's policy asks for another try.
 const ANOTHER_TRY: ErrorType = ErrorType::Custom("AnotherTry");
 
@@ -59,7 +62,8 @@ impl Sidecar {
 
     /// gate → authorize → route.
     fn admit(session: &mut Session, exchange: &mut Exchange, context: &Context, live: &Live) -> Result<(), Refusal> {
-        gate::check(session.req_header(), || session.to_h1_raw())?;
+        gate::check(session.req_header())?;
+        gate::hop::leave(session.req_header_mut())?;
         headers::drop_controls(session.req_header_mut());
         if session.req_header().uri.path() == "*" {
             // It asks about the server, not about anything that a route or a permission could name (RFC 9110, section 9.3.7).
@@ -103,15 +107,25 @@ impl Sidecar {
         Ok(())
     }
 
+    /// What the leg, the route and the filters make of an answer's head.
+    fn finish(request: &RequestHeader, head: &mut ResponseHeader, exchange: &Exchange, status: u16) -> pingora_core::Result<()> {
+        Self::edit(request, head, exchange, status, |edits| &edits.response)?;
+        ingress::finish(request, head, exchange)
+    }
+
     /// Refuses: answers, and leaves the reason for the record.
     async fn refuse(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora_core::Result<bool> {
-        if let Refusal::BadRequest(_) | Refusal::NoForm(_) = refusal {
-            // Whatever follows on such a connection cannot be trusted to be a request.
+        let status = refusal.status();
+        let too_large = status == 413;
+        if too_large || matches!(refusal, Refusal::BadRequest(_) | Refusal::NoForm(_)) {
+            // Whatever follows on such a connection cannot be trusted to be a request, or is too much to wait for one.
             session.set_keepalive(None);
         }
-        let status = refusal.status();
-        let answered = refusal.answer(session, |request, head| Self::edit(request, head, exchange, status, |edits| &edits.response)).await;
+        let answered = refusal.answer(session, |request, head| Self::finish(request, head, exchange, status)).await;
         exchange.refusal = Some(refusal);
+        if too_large {
+            body::linger(session).await;
+        }
         answered.map(|()| true)
     }
 }
@@ -133,6 +147,7 @@ impl ProxyHttp for Sidecar {
             return Self::refuse(session, exchange, Refusal::Internal("a connection without context".to_owned())).await;
         };
         let live = exchange.pin(&context);
+        context.hear();
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
         if let Role::Ingress(_) = live.listener.role {
@@ -144,6 +159,11 @@ impl ProxyHttp for Sidecar {
         if let Role::Ingress(role) = &live.listener.role {
             match ingress::admit(session, exchange, &live, role).await {
                 Ok(Admitted::Forward) => {}
+                Ok(Admitted::File(mut file)) => {
+                    let status = file.head.status.as_u16();
+                    Self::finish(session.req_header(), &mut file.head, exchange, status)?;
+                    return file.send(session).await.map(|()| true);
+                }
                 Ok(Admitted::Answered) => return Ok(true),
                 Err(refusal) => return Self::refuse(session, exchange, refusal).await,
             }
@@ -155,6 +175,7 @@ impl ProxyHttp for Sidecar {
     /// balance.
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> pingora_core::Result<Box<HttpPeer>> {
         let Some(live) = exchange.live.clone() else { return Error::e_explain(ErrorType::InternalError, "no listener") };
+        exchange.filtered.sent = 0;
         let chosen = match exchange.choose(&live).await {
             Ok(chosen) => chosen,
             Err(refusal) => {
@@ -180,6 +201,7 @@ impl ProxyHttp for Sidecar {
             peer.options.alpn = ALPN::H1;
         }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
+        exchange.upgrade = upgrade::prepare(&mut peer, session.req_header());
         // Pingora forwards no answer while a write of the request is stuck: without a limit, two sides that only write would wait for ever.
         peer.options.write_timeout = Some(route::IDLE_TIMEOUT);
         Ok(Box::new(peer))
@@ -225,6 +247,9 @@ impl ProxyHttp for Sidecar {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let Some(upgrade) = &exchange.upgrade {
+            upgrade.begin();
+        }
         if is_grpc(session) {
             // A call without messages ends in an empty DATA frame, never in its headers (gRPC over HTTP/2): grpc-go waits for it.
             request.set_send_end_stream(false);
@@ -251,7 +276,10 @@ impl ProxyHttp for Sidecar {
         }
         if let Some(live) = &exchange.live
             && let Some((route, _)) = exchange.taken(live)
-            && let Some(path) = route.rewritten(request.uri.path())
+            && let Some(path) = match live.listener.role {
+                Role::Ingress(_) => ingress::rewritten(route, request.uri.path()),
+                _ => route.rewritten(request.uri.path()),
+            }
         {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
             gate::set_target(request, path + &query).or_err(ErrorType::InternalError, "the rewritten path is no path")?;
@@ -269,6 +297,10 @@ impl ProxyHttp for Sidecar {
         end: bool,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        if let Some(refusal) = over_limit(session, exchange, body.as_ref().map_or(0, Bytes::len)) {
+            exchange.refusal = Some(refusal);
+            return Error::e_explain(BODY_TOO_LARGE, "the request's body is over the route's limit").map_err(Error::into_down);
+        }
         if end
             && exchange.deadline.is_none()
             && let Some(live) = &exchange.live
@@ -292,8 +324,13 @@ impl ProxyHttp for Sidecar {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        let unclean = |why| Error::explain(ErrorType::InvalidHTTPHeader, why).into_up();
+        gate::response::check(response).map_err(unclean)?;
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS && exchange.upgrade.is_none() {
+            return Err(unclean("a 101 that nobody asked for"));
+        }
         if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
+            return gate::response::interim(&mut exchange.interim).map_err(unclean);
         }
         let outcome = Outcome::Answer {
             status: response.status.as_u16(),
@@ -303,6 +340,12 @@ impl ProxyHttp for Sidecar {
         let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
         if exchange.ended(outcome, None, idempotent, replayable, false) {
             return Error::e_explain(ANOTHER_TRY, "the route's policy asks for another try").map_err(Error::into_up);
+        }
+        if let Some(live) = &exchange.live
+            && let Some(rules) = exchange.ingress_route(live).and_then(|route| route.filters.compression.as_ref())
+        {
+            let request = session.downstream_session.req_header();
+            compress::prepare(rules, request, response, &mut session.upstream_compression)?;
         }
         Ok(())
     }
@@ -331,8 +374,7 @@ impl ProxyHttp for Sidecar {
         if let Some(live) = exchange.live.clone()
             && exchange.taken(&live).is_some()
         {
-            let status = response.status.as_u16();
-            Self::edit(session.req_header(), response, exchange, status, |edits| &edits.response)?;
+            Self::finish(session.req_header(), response, exchange, response.status.as_u16())?;
             for cookie in exchange.cookies() {
                 response.append_header(http::header::SET_COOKIE, cookie)?;
             }
@@ -416,18 +458,22 @@ impl ProxyHttp for Sidecar {
     /// The last error: answer it.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
         let downstream = *error.esource() == ErrorSource::Downstream;
+        let malformed = exchange.context.as_ref().and_then(|context| context.malformed()).map(Refusal::BadRequest);
         let refusal = match exchange.refusal.take() {
             _ if downstream && timing::is_overdue(exchange) => Some(Refusal::Timeout),
-            Some(refusal) if !downstream => Some(refusal),
+            _ if downstream && malformed.is_some() => malformed,
+            Some(refusal) if !downstream || *error.etype() == BODY_TOO_LARGE => Some(refusal),
             _ => Refusal::of(error),
         };
-        let started = session.response_written().is_some();
+        let started = session.response_written().is_some_and(|head| !head.status.is_informational());
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
         if let (Some(refusal), false) = (&refusal, started)
-            && let Err(gone) =
-                refusal.answer(session, |request, head| Self::edit(request, head, exchange, error_code, |edits| &edits.response)).await
+            && let Err(gone) = refusal.answer(session, |request, head| Self::finish(request, head, exchange, error_code)).await
         {
             tracing::debug!("the client left before it was answered: {gone}");
+        }
+        if *error.etype() == BODY_TOO_LARGE {
+            body::linger(session).await;
         }
         exchange.refusal = refusal;
         FailToProxy { error_code, can_reuse_downstream: false }
@@ -453,6 +499,13 @@ impl ProxyHttp for Sidecar {
     fn suppress_proxy_warn_log(&self, _session: &Session, _exchange: &Exchange, _error: &Error, _context: ProxyWarnLogContext) -> bool {
         true
     }
+}
+
+/// Counts a part of the request's body; the refusal once it is longer than the route takes. What goes through a tunnel is no body.
+fn over_limit(session: &Session, exchange: &mut Exchange, bytes: usize) -> Option<Refusal> {
+    let limit = exchange.live.as_ref().and_then(|live| exchange.ingress_route(live)?.filters.body_limit)?;
+    exchange.filtered.sent += bytes as u64;
+    (exchange.filtered.sent > limit && !session.was_upgraded()).then(body::too_large)
 }
 
 /// Whether the request can be sent once more: its body is still at hand, nothing of an answer has left, and there is time.

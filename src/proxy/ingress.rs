@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, header};
+use http::{HeaderValue, Method, header};
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
     exchange::Exchange,
     filter::{
+        address,
         auth::{Asking, Authenticator},
+        body,
         client::Client,
+        compress, cors,
+        files::{self, FileAnswer},
+        limit::{self, Buckets},
     },
     gate,
     live::{Live, LiveCluster, Side},
@@ -17,8 +23,16 @@ use super::{
     tls::names::Front,
 };
 use crate::model::{
-    ingress::{Action, Challenges, Ingress, IngressRoute, IngressTls, Paths, filters::Redirect, hosts::NORMALIZATION},
+    ingress::{
+        Action, Challenges, Ingress, IngressRoute, IngressTls, Paths,
+        auth::AuthKind,
+        filters::{LimitKey, RateLimit, Redirect},
+        hosts::NORMALIZATION,
+    },
+    jwt::Tokens as _,
+    matching::TextMatch,
     path::{EscapedSlashes, Normalization},
+    route::Route,
 };
 
 /// The living parts of an ingress listener.
@@ -31,6 +45,8 @@ pub struct IngressSide {
     pub clusters: Vec<Arc<LiveCluster>>,
     /// Who is asking.
     auth: Arc<Authenticator>,
+    /// The buckets of the rate limits.
+    pub buckets: Arc<Buckets>,
 }
 
 impl IngressSide {
@@ -45,7 +61,7 @@ impl IngressSide {
         let acceptor = ingress.tls.as_ref().map(|tls| shared.front(tls, &ingress.challenges)).transpose()?;
         let hsts = ingress.tls.as_ref().and_then(|tls| tls.hsts).map(|age| format!("max-age={}", age.as_secs()));
         let hsts = hsts.map(HeaderValue::try_from).transpose().map_err(|e| e.to_string())?;
-        Ok(Self { acceptor, hsts, clusters, auth: shared.auth.clone() })
+        Ok(Self { acceptor, hsts, clusters, auth: shared.auth.clone(), buckets: shared.buckets.clone() })
     }
 }
 
@@ -58,6 +74,8 @@ pub struct Shared {
     front: Option<Arc<Front>>,
     /// Failures to authenticate, and who was found right lately.
     auth: Arc<Authenticator>,
+    /// The buckets of the rate limits: a client fills the same one by every listener, and a new configuration empties none.
+    pub buckets: Arc<Buckets>,
 }
 
 impl Shared {
@@ -82,6 +100,8 @@ pub fn strict_transport(live: &Live) -> Option<HeaderValue> {
 pub enum Admitted {
     /// It goes on to a server.
     Forward,
+    /// A file is the answer.
+    File(Box<FileAnswer>),
     /// It has its answer.
     Answered,
 }
@@ -109,9 +129,20 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     filter(session, exchange, side, ingress, route).await?;
     match &route.action {
         Action::Redirect(redirect) => Err(redirected(redirect, session)),
-        Action::Files(_) => Err(Refusal::Internal("files are not served yet".to_owned())),
+        Action::Files(files) => {
+            let mut file = files::find(files, session.req_header()).await?;
+            if let Some(rules) = &route.filters.compression {
+                let request = session.req_header().clone();
+                compress::prepare(rules, &request, &mut file.head, &mut session.upstream_compression).map_err(internal)?;
+            }
+            Ok(Admitted::File(Box::new(file)))
+        }
         Action::Forward => exchange.has_endpoint(live).map(|()| Admitted::Forward),
     }
+}
+
+fn internal(error: Box<pingora_core::Error>) -> Refusal {
+    Refusal::Internal(error.to_string())
 }
 
 /// The route's filters, in the order that [`crate::model::ingress::Filters`] gives.
@@ -122,15 +153,78 @@ async fn filter(
     ingress: &Ingress,
     route: &IngressRoute,
 ) -> Result<(), Refusal> {
-    if route.filters.to_https && exchange.client.as_ref().is_some_and(|client| !client.https) {
+    let filters = &*route.filters;
+    let client = exchange.client.clone();
+    if let Some(rules) = &filters.addresses {
+        address::check(rules, client.as_ref().and_then(|client| client.address))?;
+    }
+    if filters.to_https && client.as_ref().is_some_and(|client| !client.https) {
         return Err(to_https(session, ingress));
     }
-    if let (Some(auth), Some(client)) = (&route.filters.auth, &exchange.client) {
+    if let Some(answer) = filters.cors.as_ref().and_then(|cors| cors::preflight(cors, session.req_header())) {
+        return Err(answer);
+    }
+    let needs_token = |limit: &&RateLimit| matches!(limit.key, LimitKey::Claim(_));
+    for limit in filters.limits.iter().filter(|limit| !needs_token(limit)) {
+        count(limit, session.req_header(), exchange, side, route)?;
+    }
+    if let (Some(auth), Some(client)) = (&filters.auth, &client) {
         let port = exchange.context.as_ref().and_then(|context| context.local).map(|local| local.port());
         let mut asking = Asking { request: session.req_header_mut(), client, ingress, port, wall: exchange.wall };
         exchange.tokens = side.auth.admit(auth, &mut asking).await?;
     }
-    Ok(())
+    for limit in filters.limits.iter().filter(needs_token) {
+        count(limit, session.req_header(), exchange, side, route)?;
+    }
+    filters.body_limit.map_or(Ok(()), |limit| body::check(limit, session.req_header()))
+}
+
+/// Counts a request against a limit, and notes where its client stands with the tightest.
+fn count(
+    limit: &RateLimit,
+    request: &RequestHeader,
+    exchange: &mut Exchange,
+    side: &IngressSide,
+    route: &IngressRoute,
+) -> Result<(), Refusal> {
+    let claims = match route.filters.auth.as_ref().map(|auth| &auth.kind) {
+        Some(AuthKind::Jwt(jwt)) => exchange.tokens.claims(&jwt.entry.name),
+        _ => None,
+    };
+    let client = exchange.client.as_ref().and_then(|client| client.address);
+    let mut text = String::new();
+    let whom = limit::whom(&limit.key, &request.headers, claims, client, &mut text);
+    let standing = side.buckets.take(limit, whom, exchange.begun);
+    if exchange.filtered.standing.is_none_or(|before| standing.is_tighter(&before)) {
+        exchange.filtered.standing = Some(standing);
+    }
+    standing.refusal().map_or(Ok(()), Err)
+}
+
+/// What the filters say on every answer of a route, the refusals too: they have the last word on its head.
+///
+/// # Errors
+/// When a header cannot be written, which no checked configuration can cause.
+pub fn finish(request: &RequestHeader, head: &mut ResponseHeader, exchange: &Exchange) -> pingora_core::Result<()> {
+    let Some(route) = exchange.live.as_ref().and_then(|live| exchange.ingress_route(live)) else { return Ok(()) };
+    if let Some(cors) = &route.filters.cors {
+        cors::answer(cors, &request.headers, head)?;
+    }
+    exchange.filtered.standing.map_or(Ok(()), |standing| standing.tell(head))
+}
+
+/// The path that a server of a rewriting route sees: the route's prefix is replaced at its `/` boundary. It begins with one slash: with two a server
+/// might take what follows for a host.
+pub fn rewritten(route: &Route, path: &str) -> Option<String> {
+    let rewrite = route.rewrite.as_deref()?;
+    let prefix = match route.matches.path.as_ref().map(|path| &path.text) {
+        Some(TextMatch::Prefix(prefix)) => prefix.trim_end_matches('/'),
+        _ => "",
+    };
+    let rest = path.strip_prefix(prefix).unwrap_or(path);
+    let whole =
+        if rest.is_empty() { rewrite.to_owned() } else { format!("{}/{}", rewrite.trim_end_matches('/'), rest.trim_start_matches('/')) };
+    Some(format!("/{}", whole.trim_start_matches('/')))
 }
 
 /// A path with escaped slashes must lead to the route that it leads to without them: a server may decode what we do not.
@@ -153,7 +247,7 @@ fn acme_answer(ingress: &Ingress, path: &str) -> Option<Refusal> {
     Some(Answer::new(200, "acme_challenge").header(header::CONTENT_TYPE, "application/octet-stream").body(answer.to_string()).into())
 }
 
-/// 308 to the same place in https: method and body are kept (RFC 9110, section 15.4.9).
+/// To the same place in https: 301, or 308 where method and body must be kept (RFC 9110, section 15.4.9).
 fn to_https(session: &Session, ingress: &Ingress) -> Refusal {
     let request = session.req_header();
     let view = gate::view(request);
@@ -163,8 +257,7 @@ fn to_https(session: &Session, ingress: &Ingress) -> Refusal {
     }
     let port = ingress.https_port.filter(|port| *port != 443).map(|port| format!(":{port}")).unwrap_or_default();
     let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    let safe = matches!(*request.method.as_str().as_bytes(), [b'G', b'E', b'T'] | [b'H', b'E', b'A', b'D']);
-    let status = if safe { 301 } else { 308 };
+    let status = if matches!(request.method, Method::GET | Method::HEAD) { 301 } else { 308 };
     Answer::new(status, "to_https").header(header::LOCATION, format!("https://{host}{port}{target}")).into()
 }
 
@@ -174,3 +267,6 @@ fn redirected(redirect: &Redirect, session: &Session) -> Refusal {
     let location = if redirect.exact { redirect.to.to_string() } else { format!("{}{target}", redirect.to.trim_end_matches('/')) };
     Answer::new(redirect.status, "redirect").header(header::LOCATION, location).into()
 }
+
+#[cfg(test)]
+mod tests;

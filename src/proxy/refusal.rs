@@ -18,6 +18,20 @@ pub enum Refusal {
     /// The request is not one that may be passed on.
     #[error("bad request: {0}")]
     BadRequest(&'static str),
+    /// The same, with a status that says more than 400.
+    #[error("bad request: {why}")]
+    Malformed {
+        /// The HTTP status.
+        status: u16,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The head of the request did not come in time.
+    #[error("request header timeout")]
+    HeadTimeout,
+    /// The head of the request is too long, or has too many fields.
+    #[error("Request Header Fields Too Large")]
+    HeadTooLong,
     /// The request has no form that could be compared.
     #[error("bad request: {0}")]
     NoForm(Rejected),
@@ -136,6 +150,9 @@ impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
             Self::Redirect(_) => 307,
+            Self::Malformed { status, .. } => *status,
+            Self::HeadTimeout => 408,
+            Self::HeadTooLong => 431,
             Self::BadRequest(_) | Self::NoForm(_) => 400,
             Self::Denied(_) => 403,
             Self::NoRoute => 404,
@@ -150,7 +167,8 @@ impl Refusal {
     /// The `grpc-status` that goes with it.
     fn grpc_status(&self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::NoForm(_) | Self::Redirect(_) | Self::Internal(_) => 13,
+            Self::BadRequest(_) | Self::Malformed { .. } | Self::HeadTimeout | Self::HeadTooLong => 13,
+            Self::NoForm(_) | Self::Redirect(_) | Self::Internal(_) => 13,
             Self::Denied(_) => 7,
             Self::Timeout => 4,
             Self::NoRoute => 12,
@@ -162,7 +180,9 @@ impl Refusal {
     /// The flag for log and metrics.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::BadRequest(_) | Self::NoForm(_) => Flag::DownstreamProtocolError,
+            Self::BadRequest(_) | Self::Malformed { .. } | Self::NoForm(_) | Self::HeadTimeout | Self::HeadTooLong => {
+                Flag::DownstreamProtocolError
+            }
             Self::Denied(_) => Flag::Unauthorized,
             Self::NoHealthyEndpoint => Flag::NoHealthyUpstream,
             Self::Connect(_) => Flag::UpstreamConnectionFailure,
@@ -179,7 +199,9 @@ impl Refusal {
     /// Stable words for the log's `response_code_details`.
     pub fn details(&self) -> &'static str {
         match self {
-            Self::BadRequest(_) => "bad_request",
+            Self::BadRequest(_) | Self::Malformed { .. } => "bad_request",
+            Self::HeadTimeout => "request_header_timeout",
+            Self::HeadTooLong => "request_headers_too_large",
             Self::NoForm(_) => "path_normalization_failed",
             Self::Denied(denied) => denied.reason(),
             Self::Redirect(_) => "path_normalized",
@@ -204,7 +226,7 @@ impl Refusal {
     }
 
     /// The text that the client sees. What an endpoint's connection said stays in our log.
-    fn body(&self) -> Bytes {
+    pub fn body(&self) -> Bytes {
         let text = match self {
             Self::Answer(answer) => return answer.body.clone(),
             // Envoy's words, without an end of line: scripts compare them.
@@ -213,9 +235,9 @@ impl Refusal {
             Self::Overflow(_) => reset("overflow"),
             Self::Protocol(_) => reset("protocol error"),
             Self::Internal(_) => "internal error\n".to_owned(),
-            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout => self.to_string(),
+            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout | Self::HeadTimeout | Self::HeadTooLong => self.to_string(),
             Self::Redirect(_) => String::new(),
-            Self::BadRequest(_) | Self::NoForm(_) | Self::NoRoute => format!("{self}\n"),
+            Self::BadRequest(_) | Self::Malformed { .. } | Self::NoForm(_) | Self::NoRoute => format!("{self}\n"),
         };
         text.into()
     }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use pingora_core::{
     apps::{HttpPersistentSettings, HttpServerApp, ServerApp},
-    protocols::http::ServerSession,
+    protocols::{Shutdown, http::ServerSession},
     tls::ssl::{NameType, Ssl, SslAcceptor},
 };
 use pingora_proxy::HttpProxy;
@@ -20,6 +20,7 @@ use super::{
     live::{Live, Side},
     proxy_protocol::{self, Addresses},
     record::record,
+    refusal::Refusal,
     tcp,
     tls::{
         HANDSHAKE_TIMEOUT, Peer,
@@ -33,7 +34,10 @@ use crate::{
         intention::Verdict,
         listener::{Listener, Role, Xfcc},
     },
-    telemetry::{Telemetry, record::Record},
+    telemetry::{
+        Telemetry,
+        record::{HttpPart, Record},
+    },
 };
 
 /// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
@@ -103,7 +107,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     };
     if connection.tls().and_then(|tls| tls.selected_alpn_protocol()) == Some(ACME) {
         // The handshake was all that the ACME server wanted.
-        return connection.end(Head::Gone).await;
+        return connection.shutdown().await;
     }
     let context = Arc::new(context);
     if connection.attach(context.clone()).is_err() {
@@ -240,19 +244,30 @@ fn is_allowed(context: &Context) -> bool {
 /// HTTP/1: our own keep-alive loop, since Pingora's does not see a listener's drain while it waits for a request.
 async fn http1(plane: &Plane, mut connection: Box<Connection>, turn: &Turn) {
     connection.read_ahead();
+    let Some(context) = connection.context().cloned() else { return };
     let mut settings: Option<HttpPersistentSettings> = None;
     loop {
-        let head = connection.head(plane.patience.head).await;
-        if head != Head::Whole {
-            tracing::debug!("an HTTP/1 request whose head is {head:?}");
-            return connection.end(head).await;
+        match connection.head(plane.patience.head).await {
+            Head::Whole => {}
+            Head::Gone => return connection.shutdown().await,
+            Head::Refused(refusal) => {
+                log_refused(plane, &context, connection.shown_head(), &refusal);
+                return connection.refuse(&refusal).await;
+            }
         }
         let mut session = ServerSession::new_http1(connection);
         match settings.take() {
             Some(settings) => settings.apply_to_session(&mut session),
             None => session.set_keepalive(Some(KEEP_ALIVE.as_secs())),
         }
-        let Some(reused) = plane.http.process_new_http(session, &turn.drain).await else { return };
+        let heard = context.heard();
+        let Some(reused) = plane.http.process_new_http(session, &turn.drain).await else {
+            if context.heard() == heard {
+                // Pingora's parser refused what the gate let through; it answers 400 itself.
+                log_refused(plane, &context, ("-", ""), &Refusal::BadRequest("it is not valid HTTP"));
+            }
+            return;
+        };
         let (next, persistent) = reused.consume();
         settings = persistent;
         let Ok(next) = next.into_any().downcast::<Connection>() else { return };
@@ -263,10 +278,21 @@ async fn http1(plane: &Plane, mut connection: Box<Connection>, turn: &Turn) {
             more = timeout(KEEP_ALIVE, connection.readable()) => more.unwrap_or(false),
             () = turn.leave.cancelled() => false,
         };
-        if !more {
-            return connection.end(Head::Gone).await;
+        if !more || !connection.is_at_end() {
+            return connection.shutdown().await;
         }
     }
+}
+
+/// A request that never becomes an exchange leaves its line in the log and its count all the same.
+fn log_refused(plane: &Plane, context: &Arc<Context>, (method, path): (&str, &str), refusal: &Refusal) {
+    let mut exchange = Exchange::default();
+    let live = exchange.pin(context);
+    let _in_flight = live.metrics.request_began();
+    let http = HttpPart { method, path, version: "HTTP/1.1", status: refusal.status(), ..HttpPart::default() };
+    let refused = Record { http: Some(http), flag: refusal.flag(), details: refusal.details(), ..record(&exchange, &live) };
+    tracing::debug!(listener = %live.listener.key, "refused: {refusal}");
+    plane.telemetry.record(&refused, &live.metrics);
 }
 
 /// A handshake's failure in one of few words, for the metric.

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    sync::LazyLock,
     time::{Duration, SystemTime},
 };
 
@@ -112,6 +113,30 @@ pub struct HttpPart<'a> {
     pub request_time: Option<Duration>,
     /// From the start to the first byte of the endpoint's answer.
     pub response_time: Option<Duration>,
+}
+
+/// A request of which nothing is known.
+impl Default for HttpPart<'_> {
+    fn default() -> Self {
+        static EMPTY: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        Self {
+            method: "-",
+            path: "",
+            authority: "",
+            version: "",
+            status: 0,
+            grpc_status: None,
+            forwarded_for: None,
+            user_agent: None,
+            request_id: None,
+            upstream_time: None,
+            request: &EMPTY,
+            response: None,
+            trailers: None,
+            request_time: None,
+            response_time: None,
+        }
+    }
 }
 
 /// One finished request or connection.

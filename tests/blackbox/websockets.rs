@@ -1,13 +1,17 @@
 //! Tunnels: how long they may stand still, and that a frame never waits for the next.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use aralez_integration::apps::{App, http_echo};
 use aralez_integration::clients::websocket;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -98,4 +102,43 @@ async fn a_frame_is_passed_on_at_once() {
     took.sort();
     // A frame that waits for a timer of TCP (40 ms) or for its successor would show in each.
     assert!(took[25] < Duration::from_millis(35), "{took:?}");
+}
+
+/// The endpoint may answer 101 before Pingora has taken the end of the request, most of all while other threads want the processor. The tunnel must not end
+/// with the request.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_is_answered_at_once_keeps_its_tunnel() {
+    const WORKERS: usize = 4;
+    const EACH: usize = 50;
+    let (wire, _app) = echo(json!({})).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let busy: Vec<_> = (0..2)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || while !stop.load(Ordering::Relaxed) {})
+        })
+        .collect();
+    let mut working = JoinSet::new();
+    for _ in 0..WORKERS {
+        let entry = wire.entry.clone();
+        working.spawn(async move {
+            let mut failed = 0;
+            for _ in 0..EACH {
+                let echoed = async {
+                    let mut socket = websocket(&entry, "/ws").await?;
+                    socket.send(Message::text("on")).await?;
+                    let echoed = socket.next().await.context("the tunnel ended")??;
+                    anyhow::ensure!(echoed == Message::text("on"), "{echoed:?}");
+                    Ok(())
+                };
+                failed += usize::from(timeout(SOON, echoed).await.map_err(anyhow::Error::from).flatten().is_err());
+            }
+            failed
+        });
+    }
+    let failed: usize = working.join_all().await.into_iter().sum();
+    stop.store(true, Ordering::Relaxed);
+    busy.into_iter().for_each(|thread| thread.join().unwrap());
+    println!("{} upgrades, {failed} failed", WORKERS * EACH);
+    assert_eq!(failed, 0);
 }

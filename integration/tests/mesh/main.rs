@@ -16,6 +16,7 @@ mod drain;
 mod echo;
 mod expose;
 mod fleet;
+mod h2spec;
 mod header_edits;
 mod intentions;
 mod interop;

@@ -1,64 +1,73 @@
 //! Rules for headers, each level adding to the one above.
 
-use http::{HeaderName, HeaderValue};
+use std::sync::Arc;
 
-use super::raw::RawPolicy;
+use http::HeaderName;
+
+use super::raw::{HeaderRules, Policy};
 use crate::{
-    config::{fault::Check, shape::At},
+    config::{
+        fault::Check,
+        read::{self, HeaderLine},
+        shape::{At, Entries, Of, Text},
+    },
     model::{
         format::Format,
         route::{Edits, HeaderEdits},
     },
 };
 
-/// Headers that say where a message ends or what becomes of the connection: the proxy's own business.
-const FRAMING: [&str; 8] =
-    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
-
 /// Adds the rules of a level to those of the levels above.
-pub(super) fn add(edits: &mut HeaderEdits, raw: &RawPolicy, check: &mut Check) {
-    for line in raw.headers.iter().flat_map(|list| &list.value) {
-        set_line(&mut edits.response, line, check);
-    }
-    for line in raw.server_headers.iter().flat_map(|list| &list.value) {
-        set_line(&mut edits.request, line, check);
+pub(super) fn add(edits: &mut HeaderEdits, raw: &Policy, check: &mut Check) {
+    lines(&mut edits.response, raw.headers.as_ref());
+    lines(&mut edits.request, raw.server_headers.as_ref());
+    rules(&mut edits.response, raw.response_headers.as_ref(), check);
+    rules(&mut edits.request, raw.request_headers.as_ref(), check);
+}
+
+fn lines(edits: &mut Edits, list: Option<&At<Vec<At<Of<HeaderLine>>>>>) {
+    for At { value: Of(HeaderLine(name, value)), .. } in list.iter().flat_map(|at| &at.value) {
+        set(edits, name, value);
     }
 }
 
-fn set_line(edits: &mut Edits, line: &At<String>, check: &mut Check) {
-    let Some((name, value)) = line.value.split_once(':') else {
-        return check.fault(&line.place, format!("{:?} is no header", line.value), "write \"Name: value\"");
-    };
-    if let Some(name) = header_name(name.trim(), line, check)
-        && let Some(value) = header_value(value.trim(), line, check)
-    {
-        forget(edits, &name);
-        edits.set.push((name.as_str().into(), value));
+fn rules(edits: &mut Edits, rules: Option<&At<HeaderRules>>, check: &mut Check) {
+    let Some(At { value: rules, .. }) = rules else { return };
+    for name in rules.remove.iter().flat_map(|at| &at.value.0) {
+        let name = &name.value.0;
+        forget(edits, name);
+        edits.remove.push(name.as_str().into());
+    }
+    for (name, value) in fields(rules.set.as_ref(), check) {
+        set(edits, &name, &value);
+    }
+    for (name, value) in fields(rules.add.as_ref(), check) {
+        edits.add.push((name.as_str().into(), Format::text(&value)));
     }
 }
 
-fn header_name(name: &str, line: &At<String>, check: &mut Check) -> Option<HeaderName> {
-    let Ok(parsed) = name.parse::<HeaderName>() else {
-        check.fault(&line.place, format!("{name:?} is no header's name"), "use letters, digits and dashes");
-        return None;
-    };
-    if FRAMING.contains(&parsed.as_str()) {
-        check.fault(&line.place, format!("{name} belongs to the connection"), "leave it to the proxy, which sets it where it is due");
-        return None;
+/// Names and values of a map; what is wrong is told.
+fn fields(map: Option<&At<Entries<String>>>, check: &mut Check) -> Vec<(HeaderName, String)> {
+    let mut fields = Vec::new();
+    for (key, At { value, place }) in map.iter().flat_map(|at| &at.value) {
+        let name = <HeaderName as Text>::parse(&key.text).map_err(|(what, advice)| check.fault(&key.place, what, advice));
+        let value = read::header_value(value).map_err(|(what, advice)| check.fault(place, what, advice));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            fields.push((name, value));
+        }
     }
-    Some(parsed)
+    fields
 }
 
-fn header_value(value: &str, line: &At<String>, check: &mut Check) -> Option<Format> {
-    if HeaderValue::from_str(value).is_err() {
-        check.fault(&line.place, format!("{value:?} is no header's value"), "use one line of visible ASCII");
-        return None;
-    }
-    Some(Format::text(value))
+fn set(edits: &mut Edits, name: &HeaderName, value: &str) {
+    forget(edits, name);
+    edits.set.push((name.as_str().into(), Format::text(value)));
 }
 
-/// What a level says about a header goes before what the levels above say.
+/// What a level says of a header goes before what the levels above say.
 fn forget(edits: &mut Edits, name: &HeaderName) {
-    edits.set.retain(|(known, _)| **known != *name.as_str());
-    edits.add.retain(|(known, _)| **known != *name.as_str());
+    let other = |known: &Arc<str>| **known != *name.as_str();
+    edits.set.retain(|(known, _)| other(known));
+    edits.add.retain(|(known, _)| other(known));
+    edits.remove.retain(other);
 }

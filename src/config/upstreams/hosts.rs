@@ -2,19 +2,22 @@
 
 use std::{
     collections::HashMap,
+    net::Ipv6Addr,
     path::{Path, PathBuf},
 };
 
 use super::{
-    policy::Policy,
-    raw::{RawHost, RawPath},
-    route,
+    consul,
+    policy::{Policy, Scope},
+    raw,
+    route::{self, RawRoute},
 };
 use crate::{
     config::{
-        fault::Check,
+        fault::{Check, Place},
+        main_file::MainFile,
         read,
-        shape::{At, Entries, Shape},
+        shape::{At, Entries, Keys, Section, Shape, Wrong},
         tree::{Key, Kind, Node},
     },
     model::{
@@ -26,17 +29,57 @@ use crate::{
     },
 };
 
-/// Takes the hosts out that stand at the top level, as in the oldest layout: maps with `paths`.
-pub(super) fn split_off(node: &mut Node) -> Entries<RawHost> {
-    let _ = node;
-    Vec::new()
+/// Whether a key of the top level is one of the file's own rather than a host.
+fn is_own(key: &Key) -> bool {
+    let mut keys = Keys::default();
+    raw::Upstreams::keys(&mut keys);
+    let known = |(name, aliases): &(&str, &[&str])| *name == key.text || aliases.contains(&&*key.text);
+    keys.known.iter().any(known) || keys.refused.iter().any(|(name, _)| *name == key.text)
+}
+
+/// Takes out the hosts that stand at the top level, as in the oldest layout: maps with `paths`.
+pub(super) fn split_off(node: &mut Node, check: &mut Check) -> Entries<raw::Host> {
+    let Kind::Map(entries) = &mut node.kind else { return Vec::new() };
+    let is_host = |(key, value): &(Key, Node)| {
+        let has_paths = matches!(&value.kind, Kind::Map(inner) if inner.iter().any(|(key, _)| key.text == "paths"));
+        has_paths && !is_own(key)
+    };
+    let (hosts, own) = std::mem::take(entries).into_iter().partition(is_host);
+    *entries = own;
+    Entries::read(&Node { place: node.place.clone(), kind: Kind::Map(hosts) }, check).unwrap_or_default()
+}
+
+/// The hosts of a file of `conf.d`: at the top level, or under `upstreams`.
+pub(super) fn of_part(node: Node, check: &mut Check) -> Entries<raw::Host> {
+    let Node { place, kind } = node;
+    match kind {
+        Kind::Null => Vec::new(),
+        Kind::Map(entries) => {
+            let mut hosts = Vec::new();
+            let mut rest = Vec::new();
+            for (key, value) in entries {
+                if key.text == "upstreams" {
+                    hosts.extend(Entries::read(&value, check).unwrap_or_default());
+                } else if is_own(&key) {
+                    let what = format!("{:?} holds for all paths, and stands in a file of hosts only", key.text);
+                    check.fault(&key.place, what, "write it in the routes file, or in a host");
+                } else {
+                    rest.push((key, value));
+                }
+            }
+            hosts.extend(Entries::read(&Node { place, kind: Kind::Map(rest) }, check).unwrap_or_default());
+            hosts
+        }
+        kind => Entries::read(&Node { place, kind }, check).unwrap_or_default(),
+    }
 }
 
 /// A host with where it was said.
 #[derive(Debug)]
 struct Host {
     key: Key,
-    raw: RawHost,
+    policy: raw::Policy,
+    paths: Vec<(Key, RawRoute, PathBuf)>,
     folder: PathBuf,
 }
 
@@ -48,38 +91,20 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Adds the hosts of the routes file.
-    pub(super) fn merge(&mut self, hosts: Entries<RawHost>, file: &Path, check: &mut Check) {
-        self.add(hosts, file, false, check);
-    }
-
-    /// Adds the hosts of a file of `conf.d`: a host that is known is replaced as a whole.
-    pub(super) fn merge_over(&mut self, node: &Node, file: &Path, check: &mut Check) {
-        let hosts = match &node.kind {
-            Kind::Null => Vec::new(),
-            Kind::Map(entries) if entries.len() == 1 && entries.iter().all(|(key, _)| key.text == "upstreams") => {
-                entries.iter().filter_map(|(_, hosts)| Entries::read(hosts, check)).flatten().collect()
-            }
-            _ => Entries::read(node, check).unwrap_or_default(),
-        };
-        self.add(hosts, file, true, check);
-    }
-
-    fn add(&mut self, hosts: Entries<RawHost>, file: &Path, over: bool, check: &mut Check) {
-        let before = self.hosts.len();
+    /// Adds hosts of a file; with `over`, those that are known from files before are replaced as a whole.
+    pub(super) fn add(&mut self, hosts: Entries<raw::Host>, file: &Path, over: bool, check: &mut Check) {
+        let before = if over { self.hosts.len() } else { 0 };
         for (key, At { value: raw, .. }) in hosts {
-            if let Err((what, advice)) = host_name(&key.text) {
-                check.fault(&key.place, what, advice);
-                continue;
-            }
-            let name = canonical(&key.text).into_owned();
-            let name = if name == "*" { "default".to_owned() } else { name };
-            let host = Host { key, raw, folder: read::folder(file) };
-            match self.places.get(&name).and_then(|place| Some((*place, self.hosts.get_mut(*place)?))) {
-                Some((place, known)) if over && place < before => *known = host,
+            let folder = read::folder(file);
+            let Some(name) = name(&key, check) else { continue };
+            let place = key.place.clone();
+            let paths = routes(&key, raw.paths, &folder, check);
+            let host = Host { key, policy: raw.policy, paths, folder };
+            match self.places.get(&name).and_then(|at| Some((*at, self.hosts.get_mut(*at)?))) {
+                Some((at, known)) if at < before && known.key.place.file != place.file => *known = host,
                 Some((_, known)) => {
                     let what = format!("{:?} is the same host as {:?} in line {}", host.key.text, known.key.text, known.key.place.line);
-                    check.fault(&host.key.place, what, "keep one");
+                    check.fault(&place, what, "keep one");
                 }
                 None => {
                     self.places.insert(name, self.hosts.len());
@@ -89,72 +114,78 @@ impl Table {
         }
     }
 
+    /// Adds a path of a host, which need not be known.
+    pub(super) fn add_path(&mut self, host: &Key, path: Key, route: RawRoute, file: &Path, check: &mut Check) {
+        let Some(name) = name(host, check) else { return };
+        let folder = read::folder(file);
+        let at = *self.places.entry(name).or_insert(self.hosts.len());
+        if at == self.hosts.len() {
+            self.hosts.push(Host { key: host.clone(), policy: raw::Policy::default(), paths: Vec::new(), folder: folder.clone() });
+        }
+        let Some(known) = self.hosts.get_mut(at) else { return };
+        if let Some((first, ..)) = known.paths.iter().find(|(known, ..)| known.text == path.text) {
+            let what = format!("the host {:?} has the path {:?} already, in line {}", host.text, path.text, first.place.line);
+            return check.fault(&path.place, what, "keep one, or give this one another path");
+        }
+        known.paths.push((path, route, folder));
+    }
+
     /// The routing of all hosts.
-    pub(super) fn routing(self, globals: &Policy, check: &mut Check) -> Routing {
+    pub(super) fn routing(self, globals: &Policy, main: &MainFile, check: &mut Check) -> Routing {
         let mut routing = Routing::default();
-        for Host { key, raw, folder } in self.hosts {
-            let policy = globals.with(&raw.policy, &key.text, &folder, check);
-            let Some(At { value: entries, place }) = raw.paths else {
-                check.fault(
-                    &key.place,
-                    format!("the host {:?} has no paths", key.text),
-                    "give it at least paths: {\"/\": {servers: [...]}}",
-                );
-                continue;
-            };
-            if entries.is_empty() {
-                check.fault(&place, format!("the host {:?} has no paths", key.text), "give it at least \"/\"");
+        for Host { key, policy, paths, folder } in self.hosts {
+            let policy = globals.with(&policy, Scope { name: &key.text, folder: &folder, main }, check);
+            let mut table = Paths::default();
+            for (path, raw, folder) in paths {
+                if let Err((what, advice)) = prefix(&path.text) {
+                    check.fault(&path.place, what, advice);
+                    continue;
+                }
+                let name = format!("{}{}", key.text, path.text);
+                let scope = Scope { name: &name, folder: &folder, main };
+                let policy = policy.with(&raw.policy, scope, check);
+                if let Some(route) = route::route(&path, &raw, policy, scope, &mut routing.pools, check) {
+                    table.insert(&path.text, routing.routes.len());
+                    routing.routes.push(route);
+                }
             }
-            let mut paths = Paths::default();
-            for (path, At { value: raw, .. }) in entries {
-                add_path(&mut paths, &mut routing, &key, &path, raw, &policy, &folder, check);
-            }
-            routing.hosts.insert(&key.text, paths);
+            routing.hosts.insert(&one_form(&key.text), table);
         }
         routing
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn add_path(
-    paths: &mut Paths,
-    routing: &mut Routing,
-    host: &Key,
-    path: &Key,
-    raw: RawPath,
-    policy: &Policy,
-    folder: &Path,
-    check: &mut Check,
-) {
-    if let Err((what, advice)) = path_prefix(&path.text) {
-        return check.fault(&path.place, what, advice);
+fn routes(host: &Key, paths: Option<At<Entries<raw::PathRoute>>>, folder: &Path, check: &mut Check) -> Vec<(Key, RawRoute, PathBuf)> {
+    let none = |at: &Place, check: &mut Check| {
+        check.fault(at, format!("the host {:?} has no paths", host.text), "give it at least paths: {\"/\": {servers: [...]}}");
+        Vec::new()
+    };
+    let Some(At { value: paths, place }) = paths else { return none(&host.place, check) };
+    if paths.is_empty() {
+        return none(&place, check);
     }
-    let name = format!("{}{}", host.text, path.text);
-    let policy = policy.with(&raw.policy, &name, folder, check);
-    if let Some(route) = route::route(&name, path, raw, policy, &mut routing.pools, check) {
-        paths.insert(&path.text, routing.routes.len());
-        routing.routes.push(route);
-    }
+    let route = |(key, At { value, .. }): (Key, At<raw::PathRoute>)| {
+        let consul = value.consul.and_then(|At { value, place }| consul::service(value.service.as_ref(), &value.keys, &place, check));
+        (key, RawRoute { policy: value.policy, keys: value.place, servers: value.servers, consul }, folder.to_owned())
+    };
+    paths.into_iter().map(route).collect()
 }
 
-/// Whether a host can be asked for.
-fn host_name(text: &str) -> Result<(), (String, String)> {
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    let fine = text == "*"
-        || text.eq_ignore_ascii_case("default")
-        || read::is_host_name(name)
-        || name.parse::<std::net::Ipv4Addr>().is_ok()
-        || name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
-    if fine {
-        return Ok(());
-    }
-    let advice =
-        "write a name such as shop.example, *.shop.example, [::1], or DEFAULT for every other; ports do not matter and are left out";
-    Err((format!("{text:?} is no host"), advice.to_owned()))
+/// The one form of a host, or `None` after a fault was told.
+fn name(key: &Key, check: &mut Check) -> Option<String> {
+    read::client_host(&key.text).map_err(|(what, advice)| check.fault(&key.place, what, advice)).ok()?;
+    let name = one_form(&key.text);
+    Some(if name == "*" { "default".to_owned() } else { name })
+}
+
+/// A host's name as requests have it: lower case, without a dot at its end, IPv6 in its shortest form.
+fn one_form(text: &str) -> String {
+    let v6 = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).and_then(|v6| v6.parse::<Ipv6Addr>().ok());
+    v6.map_or_else(|| canonical(text).into_owned(), |v6| format!("[{v6}]"))
 }
 
 /// Whether a path is in the form that requests have when routes are looked for.
-fn path_prefix(text: &str) -> Result<(), (String, String)> {
+fn prefix(text: &str) -> Result<(), Wrong> {
     if !text.starts_with('/') {
         return Err((format!("the path {text:?} does not begin with a slash"), format!("write \"/{text}\"")));
     }
@@ -163,11 +194,7 @@ fn path_prefix(text: &str) -> Result<(), (String, String)> {
     }
     match path::normalize(text, &NORMALIZATION) {
         Ok(normal) if normal.path_and_query == text => Ok(()),
-        Ok(normal) => {
-            Err((format!("no request ever has the path {text:?}"), format!("write it in its one form, {:?}", normal.path_and_query)))
-        }
-        Err(error) => {
-            Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned()))
-        }
+        Ok(normal) => Err((format!("no request ever has the path {text:?}"), format!("write {:?}, which it becomes", normal.path_and_query))),
+        Err(error) => Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned())),
     }
 }

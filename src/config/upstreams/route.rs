@@ -1,102 +1,224 @@
 //! A path made into a route with its pools.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use super::{policy::Policy, raw::RawPath};
+use super::{policy::{Policy, Scope}, raw};
 use crate::{
-    config::{fault::Check, read, shape::At, tree::Key},
+    config::{
+        fault::Check,
+        main_file::MainFile,
+        read,
+        shape::At,
+        tree::Key,
+    },
     model::{
-        balance::{Limits, PassiveHealth},
-        cluster::TargetId,
-        ingress::{Action, IngressRoute, Pool, PoolSource, Server, filters::Redirect, pool::ServerTls},
+        ingress::{
+            Action, IngressRoute, Pool, PoolSource, Server, ServerHost,
+            filters::{Files, Redirect},
+            hosts::NORMALIZATION,
+            pool::ConsulService,
+        },
+        listener::{Address, Bind},
         matching::{PathMatch, TextMatch},
+        path,
         route::{HeaderEdits, Leg, Route, RouteMatch},
     },
 };
 
-/// How long a request may stand still if the file does not say: nginx's `proxy_read_timeout`.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long connecting to a server may take if the file does not say.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A path as it stands in a file, or is made of a service.
+#[derive(Clone, Debug)]
+pub(super) struct RawRoute {
+    pub(super) policy: raw::Policy,
+    pub(super) keys: raw::RouteKeys,
+    pub(super) servers: Option<At<Vec<At<raw::RawServer>>>>,
+    pub(super) consul: Option<At<ConsulService>>,
+}
 
 /// The route of a path, whose pools are added to `pools`; `None` after a fault was told.
 pub(super) fn route(
-    name: &str,
     path: &Key,
-    raw: RawPath,
+    raw: &RawRoute,
     policy: Policy,
+    scope: Scope<'_>,
     pools: &mut Vec<Arc<Pool>>,
     check: &mut Check,
 ) -> Option<IngressRoute> {
-    let action = action(&raw, check);
-    let Policy { filters, headers, balance, health, .. } = policy;
+    let action = action(path, raw, scope, check)?;
+    let hash = policy.pool.hash();
     let mut places = Vec::new();
     if action == Action::Forward {
-        let (main, backup) = servers(&raw, check);
-        if raw.servers.is_none() {
-            check.fault(&path.place, format!("the path {:?} leads nowhere", path.text), "give it servers or redirect_to");
-        }
-        for (suffix, servers) in [("", main), ("#backup", backup)] {
-            if servers.is_empty() && !suffix.is_empty() {
-                continue;
-            }
+        for (suffix, source) in sources(path, raw, scope.main, check) {
             places.push(pools.len());
-            pools.push(Arc::new(Pool {
-                id: TargetId(format!("{name}{suffix}").into()),
-                source: PoolSource::Servers(servers),
-                balance: balance.clone(),
-                limits: Limits { connections: u32::MAX, pending: u32::MAX, requests: u32::MAX, ..Limits::default() },
-                passive: PassiveHealth { max_ejection_percent: 50, ..PassiveHealth::default() },
-                health: health.clone(),
-                tls: Arc::new(ServerTls::default()),
-                connect_timeout: CONNECT_TIMEOUT,
-                proxy_header: None,
-            }));
+            pools.push(Arc::new(policy.pool.pool(format!("{}{suffix}", scope.name), source)));
         }
     }
-    let leg = Leg { name: name.into(), weight: 10_000, headers: HeaderEdits::default(), clusters: places };
+    let leg = Leg { name: scope.name.into(), weight: 10_000, headers: HeaderEdits::default(), clusters: places };
     let prefix = PathMatch { text: TextMatch::Prefix(path.text.as_str().into()), ignore_case: false };
     let route = Route {
-        name: name.into(),
+        name: scope.name.into(),
         matches: RouteMatch { path: Some(prefix), ..RouteMatch::default() },
-        timeout: None,
-        idle_timeout: Some(IDLE_TIMEOUT),
-        headers,
+        rewrite: rewrite(path, raw, &action, check),
+        timeout: policy.timeout,
+        idle_timeout: policy.idle_timeout,
+        retry: policy.retry,
+        headers: policy.headers,
+        hash,
         ..Route::to(vec![leg])
     };
-    Some(IngressRoute { route, action, filters: Arc::new(filters) })
+    Some(IngressRoute { route, action, filters: Arc::new(policy.filters) })
 }
 
-fn action(raw: &RawPath, check: &mut Check) -> Action {
-    let Some(At { value, place }) = &raw.redirect_to else { return Action::Forward };
-    let target = value.parse::<http::Uri>().ok().filter(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    if target.is_none() {
-        check.fault(
-            place,
-            format!("{value:?} is nowhere to send clients"),
-            "write http:// or https:// with a host, for example https://new.example",
-        );
-    }
-    Action::Redirect(Redirect { to: value.as_str().into(), status: 301, exact: false })
-}
-
-/// The servers and those behind them.
-fn servers(raw: &RawPath, check: &mut Check) -> (Vec<Server>, Vec<Server>) {
-    let (mut main, mut backup) = (Vec::new(), Vec::new());
-    for At { value, place } in raw.servers.iter().flat_map(|list| &list.value) {
-        let Some(address) = &value.0.address else {
-            check.fault(place, "a server without an address", "write address: \"host:port\"");
-            continue;
-        };
-        match read::server(&address.value) {
-            Ok(mut server) => {
-                server.weight = value.0.weight.as_ref().map_or(1, At::number);
-                let group = if value.0.backup.as_ref().is_some_and(|at| at.value) { &mut backup } else { &mut main };
-                group.push(server);
+fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Option<Action> {
+    let keys = &raw.keys;
+    if keys.redirect_to.is_none() {
+        for (key, place) in [
+            ("redirect_status", keys.redirect_status.as_ref().map(|at| &at.place)),
+            ("redirect_exact", keys.redirect_exact.as_ref().map(|at| &at.place)),
+        ] {
+            if let Some(place) = place {
+                check.fault(place, format!("{key} without redirect_to"), "say where clients are sent, or take it away");
             }
-            Err(why) => check.fault(&address.place, format!("the server {:?}: {why}", address.value), ""),
         }
     }
-    (main, backup)
+    match (&keys.files, &keys.redirect_to) {
+        (Some(at), Some(_)) => {
+            check.fault(&at.place, "files and redirect_to exclude each other", "keep one");
+            None
+        }
+        (None, Some(to)) => {
+            let status = keys.redirect_status.as_ref().map_or(301, |at| at.value.small());
+            let status = [301, 302, 303, 307, 308].into_iter().find(|known| u32::from(*known) == status);
+            if let (None, Some(at)) = (status, &keys.redirect_status) {
+                check.fault(&at.place, "this status is no redirect", "use 301, 302, 303, 307 or 308");
+            }
+            let exact = keys.redirect_exact.as_ref().is_some_and(|at| at.value);
+            Some(Action::Redirect(Redirect { to: to.value.0.0.as_str().into(), status: status.unwrap_or(301), exact }))
+        }
+        (Some(At { value, place }), None) => {
+            let servers = raw.servers.as_ref().map(|at| &at.place).or(raw.consul.as_ref().map(|at| &at.place));
+            if let Some(servers) = servers {
+                check.fault(servers, format!("the path {:?} has files already", path.text), "keep files or servers");
+            }
+            let Some(root) = &value.root else {
+                check.fault(place, "files without root", "name the folder");
+                return None;
+            };
+            let index = value.index.as_ref().map_or_else(
+                || vec!["index.html".into()],
+                |list| list.value.0.iter().map(|name| file_name(name, check)).collect(),
+            );
+            let cache_control = value.cache_control.as_ref().and_then(|at| {
+                let fine = read::header_value(&at.value).map_err(|(what, advice)| check.fault(&at.place, what, advice));
+                fine.ok().map(|text| text.into())
+            });
+            Some(Action::Files(Files {
+                root: read::absolute(scope.folder.join(&root.value)),
+                index,
+                listing: value.listing.as_ref().is_some_and(|at| at.value),
+                precompressed: value.precompressed.as_ref().is_some_and(|at| at.value),
+                cache_control,
+                strip: path.text.as_str().into(),
+            }))
+        }
+        (None, None) => Some(Action::Forward),
+    }
+}
+
+fn file_name(name: &At<String>, check: &mut Check) -> Arc<str> {
+    if name.value.contains('/') || matches!(&*name.value, "" | "." | "..") {
+        check.fault(&name.place, format!("{:?} is no name of a file", name.value), "write a name without a folder, for example index.html");
+    }
+    name.value.as_str().into()
+}
+
+/// What takes the place of the prefix, so that `/a` as `/b` makes `/b/x` of `/a/x`, and `/b` of `/a`.
+fn rewrite(path: &Key, raw: &RawRoute, action: &Action, check: &mut Check) -> Option<Arc<str>> {
+    let strip = raw.keys.strip_prefix.as_ref().filter(|at| at.value);
+    let (target, place) = match (&raw.keys.rewrite, strip) {
+        (None, None) => return None,
+        (Some(_), Some(strip)) => {
+            check.fault(&strip.place, "rewrite and strip_prefix exclude each other", "keep one; strip_prefix is rewrite: /");
+            return None;
+        }
+        (Some(rewrite), None) => (rewrite.value.as_str(), &rewrite.place),
+        (None, Some(strip)) => ("/", &strip.place),
+    };
+    if *action != Action::Forward {
+        check.fault(place, "only requests to servers are rewritten", "take it away");
+    }
+    match path::normalize(target, &NORMALIZATION) {
+        Ok(normal) if normal.path_and_query == target && !target.contains('?') => {}
+        _ => check.fault(place, format!("{target:?} is no path to rewrite to"), "write a path from the slash on, for example /v2"),
+    }
+    let bare = target.strip_suffix('/').unwrap_or(target);
+    Some(if path.text.ends_with('/') { format!("{bare}/").into() } else { bare.into() })
+}
+
+/// The groups of servers with the ends of their names.
+fn sources(path: &Key, raw: &RawRoute, main: &MainFile, check: &mut Check) -> Vec<(&'static str, PoolSource)> {
+    match (&raw.servers, &raw.consul) {
+        (Some(_), Some(consul)) => {
+            check.fault(&consul.place, format!("the path {:?} has servers already", path.text), "keep servers or consul");
+            Vec::new()
+        }
+        (None, Some(consul)) => vec![("", PoolSource::Consul(consul.value.clone()))],
+        (Some(list), None) => {
+            let (first, backup) = servers(raw, list, main, check);
+            if first.is_empty() && list.value.is_empty() {
+                check.fault(&list.place, format!("the path {:?} has no server", path.text), "list at least one, for example servers: [\"127.0.0.1:8080\"]");
+            } else if first.is_empty() && !backup.is_empty() {
+                check.fault(&list.place, "all servers are backup", "leave backup away at one at least");
+            }
+            let backup = (!backup.is_empty()).then_some(("#backup", PoolSource::Servers(backup)));
+            std::iter::once(("", PoolSource::Servers(first))).chain(backup).collect()
+        }
+        (None, None) => {
+            check.fault(&path.place, format!("the path {:?} leads nowhere", path.text), "give it servers, consul, files or redirect_to");
+            Vec::new()
+        }
+    }
+}
+
+/// The servers, and those that serve when these cannot.
+fn servers(raw: &RawRoute, list: &At<Vec<At<raw::RawServer>>>, main: &MainFile, check: &mut Check) -> (Vec<Server>, Vec<Server>) {
+    let (mut first, mut backup): (Vec<Server>, Vec<Server>) = (Vec::new(), Vec::new());
+    let may_be_api = raw.keys.allow_api.as_ref().is_some_and(|at| at.value);
+    for At { value: raw::RawServer(server), place } in &list.value {
+        let Some(address) = &server.address else {
+            check.fault(place, "a server without address", "write address: \"host:port\"");
+            continue;
+        };
+        let found = Server { weight: server.weight.as_ref().map_or(1, |at| at.value.small()), ..address.value.0.clone() };
+        if first.iter().chain(&backup).any(|known| known.host == found.host) {
+            check.fault(&address.place, format!("a second server {}", found.host), "keep one; its weight is its share");
+        }
+        if !may_be_api && is_api(&found.host, main) {
+            let advice = "name another server, or write allow_api: true if everybody shall reach the config API";
+            check.fault(&address.place, format!("{} is the config API", found.host), advice);
+        }
+        let group = if server.backup.as_ref().is_some_and(|at| at.value) { &mut backup } else { &mut first };
+        group.push(found);
+    }
+    (first, backup)
+}
+
+/// Whether requests to a server would reach the config API of this process.
+fn is_api(host: &ServerHost, main: &MainFile) -> bool {
+    let binds = main.api.address.iter().chain(main.api.tls.as_ref().map(|tls| &tls.address));
+    binds.into_iter().any(|Bind { address, .. }| match (address, host) {
+        (Address::Tcp(api), ServerHost::Ip(ip, port)) => reaches(*ip, *port, *api),
+        (Address::Tcp(api), ServerHost::Name(name, port)) => &**name == "localhost" && reaches([127, 0, 0, 1].into(), *port, *api),
+        (Address::Unix(api), ServerHost::Unix(path)) => api == path,
+        _ => false,
+    })
+}
+
+/// Whether an address of this host reaches a listener. That of another interface than loopback is not known here.
+fn reaches(ip: IpAddr, port: u16, listener: SocketAddr) -> bool {
+    let near = |ip: IpAddr| ip.to_canonical().is_loopback() || ip.to_canonical().is_unspecified();
+    let same = ip.to_canonical() == listener.ip().to_canonical() || (near(ip) && near(listener.ip()));
+    port != 0 && port == listener.port() && same
 }

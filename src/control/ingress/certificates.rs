@@ -85,7 +85,9 @@ fn files(folder: &Path) -> io::Result<BTreeMap<String, Files>> {
     // `.crt` goes before `.pem`.
     paths.sort();
     for path in paths {
-        let (Some(name), Some(kind)) = (path.file_stem().and_then(|s| s.to_str()), path.extension().and_then(|e| e.to_str())) else { continue };
+        let (Some(name), Some(kind)) = (path.file_stem().and_then(|s| s.to_str()), path.extension().and_then(|e| e.to_str())) else {
+            continue;
+        };
         if name.starts_with('.') || path.is_dir() {
             continue;
         }
@@ -122,11 +124,19 @@ fn pair(name: &str, files: &Files, now: i64, problems: &mut Vec<Unusable>) -> Re
     belongs(path, &chain, &key)?;
     let strength = if key.id() == Id::RSA && key.bits() < 2048 { Some(key.bits()) } else { None };
     if let Some(bits) = strength {
-        problems.push(problem(key_path, &format!("an RSA key of {bits} bits: only grade unsafe shows it"), "use P-256, or RSA with 2048 bits or more"));
+        problems.push(problem(
+            key_path,
+            &format!("an RSA key of {bits} bits: only grade unsafe shows it"),
+            "use P-256, or RSA with 2048 bits or more",
+        ));
     }
     let names = names(&leaf);
     if names.is_empty() {
-        problems.push(problem(path, &"it bears no name", "issue it with subjectAltName; until then only clients without a name may be shown it"));
+        problems.push(problem(
+            path,
+            &"it bears no name",
+            "issue it with subjectAltName; until then only clients without a name may be shown it",
+        ));
     }
     let (not_before, not_after) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
     if let Some(why) = age(not_before, not_after, now) {
@@ -153,7 +163,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Unusable> {
 }
 
 fn read_text(path: &Path) -> Result<String, Unusable> {
-    String::from_utf8(read(path)?).map_err(|_| problem(path, &"it is not PEM", "convert it: openssl x509 (or pkey) -inform DER -outform PEM"))
+    String::from_utf8(read(path)?)
+        .map_err(|_| problem(path, &"it is not PEM", "convert it: openssl x509 (or pkey) -inform DER -outform PEM"))
 }
 
 fn private_key(path: &Path, text: &str) -> Result<PKey<Private>, Unusable> {
@@ -180,8 +191,14 @@ fn belongs(path: &Path, chain: &[Certificate], key: &PKey<Private>) -> Result<()
     };
     match chain.iter().position(fits) {
         Some(0) => Ok(()),
-        Some(at) => Err(problem(path, &format!("the key belongs to certificate {} of the file", at + 1), "write the certificate of the key first")),
-        None => Err(problem(path, &"certificate and key do not belong together", "put both files of one pair there; while one is still to come, the last pair stays")),
+        Some(at) => {
+            Err(problem(path, &format!("the key belongs to certificate {} of the file", at + 1), "write the certificate of the key first"))
+        }
+        None => Err(problem(
+            path,
+            &"certificate and key do not belong together",
+            "put both files of one pair there; while one is still to come, the last pair stays",
+        )),
     }
 }
 
@@ -226,7 +243,8 @@ fn unlinked(two: &[Certificate]) -> Option<String> {
     let [issued, issuer] = two else { return None };
     let (_, issued) = X509Certificate::from_der(issued.der()).ok()?;
     let (_, issuer) = X509Certificate::from_der(issuer.der()).ok()?;
-    (issued.issuer().as_raw() != issuer.subject().as_raw()).then(|| format!("\"{}\" was not issued by \"{}\"", issued.subject(), issuer.subject()))
+    (issued.issuer().as_raw() != issuer.subject().as_raw())
+        .then(|| format!("\"{}\" was not issued by \"{}\"", issued.subject(), issuer.subject()))
 }
 
 /// A stapled answer that says something good about the leaf, now.

@@ -1,28 +1,30 @@
 //! The reverse proxy's side of the control plane: its files, its servers, its certificates.
 //!
-//! A routing is handed over only together with the endpoints of all its pools, so that a reload never meets a route whose servers are not known.
+//! A routing is handed over only together with the endpoints of all its pools and the keys of its token issuers, so that a reload never meets a
+//! route whose servers are not known.
 
 pub mod acme;
 pub mod certificates;
+pub mod keys;
 pub mod pools;
 pub mod reload;
 pub mod watch;
 
 use std::sync::Arc;
 
-use self::pools::Pools;
+use self::{keys::Keys, pools::Pools};
 use super::reconciler::{IngressChange, IngressFeed};
 use crate::model::ingress::{IngressListeners, Routing};
 
 /// Hands the listeners and the first routing over, the latter with its endpoints.
-pub async fn start(listeners: Arc<IngressListeners>, routing: Arc<Routing>, pools: &mut Pools, feed: &IngressFeed) {
+pub async fn start(listeners: Arc<IngressListeners>, routing: Arc<Routing>, pools: &mut Pools, keys: &mut Keys, feed: &IngressFeed) {
     feed.send(IngressChange::Listeners(listeners));
-    replace(routing, pools, feed).await;
+    replace(routing, pools, keys, feed).await;
 }
 
 /// Hands a routing over that takes the place of the one before.
-pub async fn replace(routing: Arc<Routing>, pools: &mut Pools, feed: &IngressFeed) {
-    let endpoints = pools.prepare(&routing).await;
+pub async fn replace(routing: Arc<Routing>, pools: &mut Pools, keys: &mut Keys, feed: &IngressFeed) {
+    let (endpoints, ()) = tokio::join!(pools.prepare(&routing), keys.adopt(&routing));
     feed.send(IngressChange::Routing { routing: routing.clone(), endpoints });
     pools.adopt(&routing);
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
+    keys::Keys,
     pools::Pools,
     replace,
     watch::{Place, Watch, aside},
@@ -136,6 +137,7 @@ pub struct Routes {
     files: Files,
     watch: Watch,
     pools: Pools,
+    keys: Keys,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
     orders: mpsc::Receiver<Order>,
@@ -143,14 +145,14 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// For routes that were handed over already, with the pools that look after them.
-    pub fn new(files: Files, loaded: Loaded, pools: Pools, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
+    /// For routes that were handed over already, with the pools and the keys that look after them.
+    pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
         let watch = Watch::new([Place::File(files.main.clone()), Place::Folder { path: files.folder.clone(), endings: &["yaml"] }]);
         let (sender, orders) = mpsc::channel(WAITING_PUSHES);
         telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
         telemetry.metrics.config_version(&loaded.version);
         let (in_force, shown) = watch::channel(Arc::new(InForce { loaded, pushed: false, since: SystemTime::now() }));
-        (Self { files, watch, pools, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
+        (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
     }
 
     /// Follows the files, what is pushed, and `reread` (SIGHUP), until `stop`.
@@ -218,7 +220,7 @@ impl Routes {
         let now = self.in_force.borrow().clone();
         let changes = loaded.routing != now.loaded.routing;
         if changes {
-            replace(loaded.routing.clone(), &mut self.pools, &self.feed).await;
+            replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
         }
         let since = if changes { SystemTime::now() } else { now.since };

@@ -1,6 +1,6 @@
 //! What the sources of the reverse proxy tell the reconciler.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -79,6 +79,8 @@ pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
     match change {
         IngressChange::Listeners(listeners) => inputs.listeners = Some(listeners),
         IngressChange::Routing { routing, endpoints } => {
+            let named: HashSet<_> = routing.key_places().collect();
+            inputs.keys.retain(|place, _| named.contains(place));
             inputs.routing = Some(routing);
             inputs.endpoints = endpoints;
         }

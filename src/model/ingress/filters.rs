@@ -117,7 +117,7 @@ pub struct Redirect {
 }
 
 /// A folder whose files are served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Files {
     /// The folder, absolute.
     pub root: PathBuf,

@@ -1,4 +1,4 @@
-//! The head of an HTTP/1 request is taken in whole before Pingora sees any of it. Its parser (0.9.1) bounds the time between two reads, not the
+//! The head of an HTTP/1 request is taken in whole, and checked, before Pingora sees any of it. Its parser (0.9.1) bounds the time between two reads, not the
 //! head's, takes heads of up to 1 MiB, and parses all of it again at each read.
 
 use std::{io, time::Duration};
@@ -9,36 +9,29 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, READ_BUFFER, Transport};
-use crate::proxy::ingress::strict_transport;
+use super::{Connection, READ_BUFFER, Transport, framing::Framing};
+use crate::proxy::{
+    gate::head::{check, is_token_byte, shown},
+    ingress::strict_transport,
+    refusal::Refusal,
+};
 
 /// Longest head that is taken, bytes: Envoy's default.
 const LONGEST: usize = 60 * 1024;
 /// How long the rest of what a refused client sends is read over, so that it sees our answer before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
+/// How much of it, bytes.
+const LINGER_OVER: usize = 1 << 20;
 
 /// What became of a request's head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
-    /// It is there.
+    /// It is there, and Pingora may read the request.
     Whole,
     /// The client left before.
     Gone,
-    /// It did not come in time.
-    Slow,
-    /// It is longer than 60 KiB.
-    Long,
-}
-
-impl Head {
-    /// Status line and text for the client, in Envoy's words; `None` when there is nothing to say.
-    fn refusal(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::Whole | Self::Gone => None,
-            Self::Slow => Some(("408 Request Timeout", "request header timeout")),
-            Self::Long => Some(("431 Request Header Fields Too Large", "Request Header Fields Too Large")),
-        }
-    }
+    /// It is none that may be passed on.
+    Refused(Refusal),
 }
 
 impl Connection {
@@ -48,16 +41,17 @@ impl Connection {
             let mut seen = 0;
             loop {
                 // Empty lines before a request do not belong to it (RFC 9112, section 2.2).
-                let blank = self.ahead.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-                self.ahead.advance(blank);
+                while self.ahead.starts_with(b"\r\n") {
+                    self.ahead.advance(2);
+                }
                 match end_of(&self.ahead, seen) {
-                    Some(end) if end <= LONGEST => return Head::Whole,
+                    Some(end) if end <= LONGEST => return self.begin(end),
                     None if self.ahead.len() <= LONGEST => {}
-                    _ => return Head::Long,
+                    _ => return Head::Refused(Refusal::HeadTooLong),
                 }
                 if !begins_request(&self.ahead) {
-                    // The parser has a word for it at once.
-                    return Head::Whole;
+                    // It is told so at once.
+                    return Head::Refused(Refusal::BadRequest("it is not valid HTTP"));
                 }
                 seen = self.ahead.len();
                 if !matches!(self.fill().await, Ok(1..)) {
@@ -65,7 +59,23 @@ impl Connection {
                 }
             }
         };
-        timeout(limit, reading).await.unwrap_or(Head::Slow)
+        timeout(limit, reading).await.unwrap_or(Head::Refused(Refusal::HeadTimeout))
+    }
+
+    /// A head of `length` bytes is there.
+    fn begin(&mut self, length: usize) -> Head {
+        match check(self.ahead.get(..length).unwrap_or_default()) {
+            Ok(body) => {
+                self.framing = Framing::of(length, body);
+                Head::Whole
+            }
+            Err(refusal) => Head::Refused(refusal),
+        }
+    }
+
+    /// Method and target of a refused head, for the log.
+    pub fn shown_head(&self) -> (&str, &str) {
+        shown(&self.ahead)
     }
 
     /// Reads once, behind what was read ahead already.
@@ -77,34 +87,53 @@ impl Connection {
         }
     }
 
-    /// Ends the connection, with an answer if the head asks for one.
-    pub async fn end(mut self, head: Head) {
-        if let Some((status, text)) = head.refusal() {
-            let length = text.len();
-            let secure = self.context.as_ref().and_then(|context| strict_transport(&context.live.load()));
-            let secure = secure.as_ref().and_then(|value| value.to_str().ok());
-            let secure = secure.map(|value| format!("strict-transport-security: {value}\r\n")).unwrap_or_default();
-            let answer = format!(
-                "HTTP/1.1 {status}\r\ncontent-length: {length}\r\ncontent-type: text/plain\r\n{secure}connection: close\r\n\r\n{text}"
-            );
-            let answered = async {
-                self.write_all(answer.as_bytes()).await?;
-                AsyncWriteExt::shutdown(&mut self).await?;
-                while self.fill().await? > 0 {
-                    self.ahead.clear();
+    /// Answers a refused head, and ends the connection.
+    pub async fn refuse(mut self, refusal: &Refusal) {
+        let (status, text) = (refusal.status(), refusal.body());
+        let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+        let length = text.len();
+        let secure = self.context.as_ref().and_then(|context| strict_transport(&context.live.load()));
+        let secure = secure.as_ref().and_then(|value| value.to_str().ok());
+        let secure = secure.map(|value| format!("strict-transport-security: {value}\r\n")).unwrap_or_default();
+        let head = format!(
+            "HTTP/1.1 {status} {reason}\r\ncontent-length: {length}\r\ncontent-type: text/plain\r\n{secure}connection: close\r\n\r\n"
+        );
+        let answer = [head.as_bytes(), &text].concat();
+        // A client that does not take its answer is gone all the same.
+        let _ = timeout(LINGER, self.write_all(&answer)).await;
+        self.close(true).await;
+    }
+
+    /// Ends the connection after its last answer. What the client still sends is read over for a while: it would be reset, and lose the answer.
+    pub(super) async fn leave(&mut self) {
+        let unread = match &self.framing {
+            Framing::Open => false,
+            Framing::Ended => !self.ahead.is_empty(),
+            _ => true,
+        };
+        self.close(unread).await;
+    }
+
+    async fn close(&mut self, unread: bool) {
+        let closing = async {
+            AsyncWriteExt::shutdown(self).await?;
+            let mut over = 0;
+            while unread && !self.ended && over < LINGER_OVER {
+                self.ahead.clear();
+                match self.fill().await? {
+                    0 => break,
+                    more => over += more,
                 }
-                io::Result::Ok(())
-            };
-            // A client that does not take its answer is gone all the same.
-            let _ = timeout(LINGER, answered).await;
-        } else {
-            let _ = AsyncWriteExt::shutdown(&mut self).await;
-        }
+            }
+            io::Result::Ok(())
+        };
+        // A client that left before we closed is no event worth a line.
+        let _ = timeout(LINGER, closing).await;
     }
 }
 
-/// Where the empty line that ends a head ends, if it is there; the first `seen` bytes are known not to hold it. Pingora's parser takes bare line feeds
-/// too.
+/// Where the empty line that ends a head ends, if it is there; the first `seen` bytes are known not to hold it. Bare line feeds end it too: it is refused
+/// for them then.
 fn end_of(bytes: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(2);
     let new = bytes.get(from..)?;
@@ -117,7 +146,8 @@ fn end_of(bytes: &[u8], seen: usize) -> Option<usize> {
     .next()
 }
 
-/// Whether bytes can begin a request: what stands before the first blank is part of a method (RFC 9110, section 5.6.2). A TLS client does not.
+/// Whether bytes can begin a request: what stands before the first blank is part of a method (RFC 9110, section 5.6.2). A TLS client does not. A CR may
+/// begin an empty line.
 fn begins_request(bytes: &[u8]) -> bool {
-    bytes.iter().take_while(|byte| **byte != b' ').all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    bytes == b"\r" || bytes.iter().take_while(|byte| **byte != b' ').all(|byte| is_token_byte(*byte))
 }

@@ -1,6 +1,8 @@
 //! The sniff, and reading ahead.
 
-use super::*;
+use tokio::io::AsyncWriteExt;
+
+use super::{head::Head, *};
 
 async fn pair() -> (Connection, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -73,4 +75,49 @@ async fn a_client_that_left_is_not_readable() {
     let (mut connection, client) = pair().await;
     drop(client);
     assert!(!connection.readable().await);
+}
+
+/// What Pingora would read of each request in `sent`, one after the other.
+async fn requests(sent: &[u8]) -> Vec<String> {
+    let (mut connection, mut client) = pair().await;
+    client.write_all(sent).await.unwrap();
+    let mut seen = Vec::new();
+    while connection.readable().await && connection.head(Duration::from_secs(5)).await == Head::Whole {
+        let mut request = Vec::new();
+        while !connection.is_at_end() {
+            let mut piece = [0; 7];
+            let read = connection.read(&mut piece).await.unwrap();
+            request.extend_from_slice(&piece[..read]);
+        }
+        // No byte of the next one: only the end of the connection would be an answer.
+        assert!(timeout(Duration::from_millis(10), connection.read_u8()).await.is_err());
+        seen.push(String::from_utf8(request).unwrap());
+        if connection.ahead.is_empty() {
+            break;
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn each_request_is_read_to_its_last_byte_and_no_further() {
+    let all = [
+        "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /",
+        "POST /3 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nGET /\r\n0\r\nX: 1\r\n\r\n",
+        "GET /4 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+        "GET /5 HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+    assert_eq!(requests(all.concat().as_bytes()).await, all);
+}
+
+#[tokio::test]
+async fn chunks_that_are_none_end_the_connection() {
+    let (mut connection, mut client) = pair().await;
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n").await.unwrap();
+    assert_eq!(connection.head(Duration::from_secs(5)).await, Head::Whole);
+    let mut seen = Vec::new();
+    let failed = connection.read_to_end(&mut seen).await.unwrap_err();
+    assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
+    assert!(seen.ends_with(b"\r\n\r\n"), "the head alone: {:?}", String::from_utf8_lossy(&seen));
 }

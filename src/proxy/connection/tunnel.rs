@@ -28,6 +28,11 @@ impl Tunnel {
         }
     }
 
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.idle.get().is_some()
+    }
+
     /// Waits until it has begun.
     pub async fn begun(&self) -> Option<Duration> {
         loop {

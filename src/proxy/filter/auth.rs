@@ -114,11 +114,11 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u
 /// A field that may stand once stands there more often.
 struct Ambiguous;
 
-/// What follows the scheme's word, which is of any case (RFC 9110, section 11.1), and blanks; `None` for another scheme.
+/// What follows the scheme's word, which is of any case (RFC 9110, section 11.1), and blanks; `None` for another scheme, or when nothing follows.
 fn after_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (word, rest) = field.split_at_checked(scheme.len())?;
     let is_word = word.eq_ignore_ascii_case(scheme.as_bytes()) && rest.first() == Some(&b' ');
-    is_word.then(|| rest.trim_ascii())
+    is_word.then(|| rest.trim_ascii()).filter(|rest| !rest.is_empty())
 }
 
 /// Whether two secrets are the same, in a time that tells neither their lengths nor where they differ.

@@ -16,6 +16,9 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The fields by which proxies tell servers of clients.
+const TELLING: [HeaderName; 6] = [FOR, PROTO, FORWARDED_HOST, PORT, REAL_IP, FORWARDED];
 
 /// The client of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +52,17 @@ impl Client {
     /// When a header cannot be written, which no input can cause.
     pub fn tell(&self, request: &mut RequestHeader, host: Option<String>, port: Option<u16>, rules: &ClientAddress) -> Result<()> {
         if !self.trusted {
-            for name in [&FOR, &PROTO, &FORWARDED_HOST, &PORT, &REAL_IP, &FORWARDED] {
+            for name in TELLING.iter().chain([&REQUEST_ID]) {
                 request.remove_header(name);
             }
+        }
+        // To many servers `X_Forwarded_For` and `X-Forwarded-For` are one variable.
+        let lookalike = |name: &&HeaderName| {
+            name.as_str().contains('_') && TELLING.iter().any(|telling| telling.as_str() == name.as_str().replace('_', "-"))
+        };
+        let lookalikes: Vec<HeaderName> = request.headers.keys().filter(lookalike).cloned().collect();
+        for name in lookalikes {
+            request.remove_header(&name);
         }
         let proto = if self.https { "https" } else { "http" };
         if let Some(peer) = self.peer {
@@ -172,6 +183,17 @@ mod tests {
         let ours = "for=\"[2001:db8::1]\";proto=https;host=\"shop.example\"";
         let fields = [("x-forwarded-for", "6.6.6.6"), ("x-real-ip", "6.6.6.6"), ("x-forwarded-host", "evil"), ("forwarded", "for=6.6.6.6")];
         assert_eq!(told("", &fields), ["2001:db8::1", "2001:db8::1", "https", "shop.example", "443", ours]);
+        let named = |trusted: &str| {
+            let mut head =
+                request(&[("x_forwarded_for", "6.6.6.6"), ("x-forwarded_proto", "https"), ("x-request-id", "1"), ("x_own", "1")]);
+            let client = Client::of(&head, "2001:db8::1".parse().ok(), false, &rules(trusted));
+            client.tell(&mut head, None, None, &rules(trusted)).unwrap();
+            let mut names: Vec<String> = head.headers.keys().map(|name| name.to_string()).collect();
+            names.sort();
+            names.join(" ")
+        };
+        assert_eq!(named(""), "x-forwarded-for x-forwarded-proto x-real-ip x_own", "nothing that looks like ours");
+        assert_eq!(named("2001:db8::/32"), "x-forwarded-for x-forwarded-proto x-real-ip x-request-id x_own");
         let behind = format!("for=6.6.6.6, {ours}");
         assert_eq!(told("2001:db8::/32", &fields), ["6.6.6.6, 2001:db8::1", "6.6.6.6", "https", "evil", "443", &behind]);
     }

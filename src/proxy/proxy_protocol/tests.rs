@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use proptest::prelude::*;
@@ -85,7 +84,10 @@ fn what_is_no_header_is_refused() {
 }
 
 fn socket() -> impl Strategy<Value = SocketAddr> {
-    prop_oneof![any::<([u8; 4], u16)>().prop_map(|(ip, port)| (ip, port).into()), any::<([u8; 16], u16)>().prop_map(|(ip, port)| (ip, port).into())]
+    prop_oneof![
+        any::<([u8; 4], u16)>().prop_map(|(ip, port)| (ip, port).into()),
+        any::<([u8; 16], u16)>().prop_map(|(ip, port)| (ip, port).into())
+    ]
 }
 
 proptest! {
@@ -141,6 +143,3 @@ async fn a_silent_peer_is_given_up() {
     let (mut ours, _theirs) = tokio::io::duplex(64);
     assert!(read(&mut ours).await.unwrap_err().contains("5s"));
 }
-=======
-
->>>>>>> main

@@ -72,6 +72,11 @@ impl Launch {
         self
     }
 
+    /// The command as it is, to be started in another way; and where the admin API will be.
+    pub fn command(self) -> (Command, Address) {
+        (self.command, self.admin)
+    }
+
     /// Starts the process and does not wait.
     pub fn spawn(self) -> Aralez {
         let process = Process::start(self.name, self.command, Duration::ZERO).unwrap();
@@ -160,6 +165,16 @@ impl Aralez {
     /// What it logged: stdout and stderr, at most the last 64 KiB.
     pub fn log(&self) -> String {
         self.process.log()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Where its admin API is.
+    pub fn admin_address(&self) -> &Address {
+        &self.admin
     }
 
     /// Sends a signal.

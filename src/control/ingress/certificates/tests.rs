@@ -132,7 +132,9 @@ fn a_removed_pair_goes_and_the_last_one_stays() {
 fn time_and_strength_are_warned_about() {
     let ca = WebCa::new();
     let folder = folder(&ca);
-    for (after, words) in [(0, None), (75 * DAY, None), (77 * DAY, Some("it ends in 1")), (91 * DAY, Some("ended")), (-2 * DAY, Some("begins in"))] {
+    for (after, words) in
+        [(0, None), (75 * DAY, None), (77 * DAY, Some("it ends in 1")), (91 * DAY, Some("ended")), (-2 * DAY, Some("begins in"))]
+    {
         let (certificates, problems) = load_at(folder.path(), &Certificates::default(), now() + after);
         assert_eq!(shown(&certificates), ["a"], "it is shown all the same");
         match words {

@@ -22,7 +22,7 @@ use crate::{
 const SOURCE: &str = "certificates";
 
 /// The endings of files that belong to a pair.
-const ENDINGS: &[&str] = &["crt", "key", "ocsp"];
+const ENDINGS: &[&str] = &["crt", "pem", "key", "ocsp"];
 
 /// Reads the folder, and keeps of the certificates before it those whose files cannot be used now; with all that is wrong.
 pub type Load = Arc<dyn Fn(&Certificates) -> (Certificates, Vec<Unusable>) + Send + Sync>;

@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn any_of_several_secrets_verifies_hmac_and_nothing_else() {
-        let secrets = ["one", "two"].map(Secret::new);
+        let secrets = ["first secret", "second"].map(Secret::new);
         let set = KeySet::of_secrets(&secrets).unwrap();
-        for secret in ["one", "two"] {
+        for secret in ["first secret", "second"] {
             let mac = signed(&PKey::hmac(secret.as_bytes()).unwrap(), b"a.b");
             assert_eq!(set.verify("HS256", Some("any id"), b"a.b", &mac), Ok(()), "{secret}");
             assert_eq!(set.verify("HS256", None, b"a.c", &mac), Err(Unverified::Signature), "{secret}");
@@ -109,7 +109,7 @@ mod tests {
         }
         assert_ne!(set, KeySet::of_secrets(&secrets[..1]).unwrap());
         assert!(KeySet::of_secrets([&Secret::new("")]).is_err() && KeySet::of_secrets([]).is_err());
-        assert!(!format!("{set:?}").contains("one"));
+        assert!(!format!("{set:?}").contains("secret"));
     }
 
     #[test]

@@ -101,11 +101,8 @@ fn shown(tls: &IngressTls, stream: &SslStream<UnixStream>) -> String {
 #[test]
 fn the_name_chooses_the_certificate() {
     let ca = WebCa::new();
-    let pairs = vec![
-        pair(&ca, "a", &["a.test"]),
-        pair(&ca, "both", &["x.wild.test", "y.test"]),
-        pair(&ca, "wild", &["*.wild.test", "127.0.0.1"]),
-    ];
+    let pairs =
+        vec![pair(&ca, "a", &["a.test"]), pair(&ca, "both", &["x.wild.test", "y.test"]), pair(&ca, "wild", &["*.wild.test", "127.0.0.1"])];
     let mut tls = tls(TlsGrade::Medium, pairs);
     let context = client(|_| {});
     let first = front(&tls);
@@ -161,7 +158,12 @@ fn the_longer_valid_of_two_certificates_is_shown() {
         let pair = pair_of(name, &["a.test"], &ca.issue(&["a.test"]));
         Arc::new(CertificatePair { not_before, not_after, ..pair })
     };
-    let pairs = vec![dated("ended", 0, 1), dated("future", i64::MAX - 1, i64::MAX), dated("long", 0, i64::MAX - 5), dated("short", 0, i64::MAX - 9)];
+    let pairs = vec![
+        dated("ended", 0, 1),
+        dated("future", i64::MAX - 1, i64::MAX),
+        dated("long", 0, i64::MAX - 5),
+        dated("short", 0, i64::MAX - 9),
+    ];
     let tls = tls(TlsGrade::Medium, pairs);
     assert_eq!(shown(&tls, &shake(&front(&tls), ask(&client(|_| {}), Some("a.test"))).unwrap()), "long");
 }
@@ -176,11 +178,17 @@ fn the_whole_chain_and_the_stapled_answer_go_out() {
     let front = front(&tls);
     for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
         let context = client(|builder| builder.set_max_proto_version(Some(version)).unwrap());
-        for (name, length, answer) in [(Some("a.test"), 2, Some(&b"the answer"[..])), (None, 2, Some(b"the answer")), (Some("b.test"), 1, None)] {
+        for (name, length, answer) in
+            [(Some("a.test"), 2, Some(&b"the answer"[..])), (None, 2, Some(b"the answer")), (Some("b.test"), 1, None)]
+        {
             let mut ssl = ask(&context, name);
             ssl.set_status_type(StatusType::OCSP).unwrap();
             let stream = shake(&front, ssl).unwrap();
-            assert_eq!((stream.ssl().peer_cert_chain().unwrap().len(), stream.ssl().ocsp_status()), (length, answer), "{name:?} {version:?}");
+            assert_eq!(
+                (stream.ssl().peer_cert_chain().unwrap().len(), stream.ssl().ocsp_status()),
+                (length, answer),
+                "{name:?} {version:?}"
+            );
         }
     }
 }
@@ -224,7 +232,8 @@ fn client_certificates_are_asked_for_and_verified() {
     for required in [true, false] {
         let roots = certificates("test", &clients.root_pem()).unwrap();
         let auth = Some(ClientAuth { roots, required });
-        let front = front(&IngressTls { client_auth: auth, ..tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"]), pair(&ca, "b", &["b.test"])]) });
+        let front =
+            front(&IngressTls { client_auth: auth, ..tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"]), pair(&ca, "b", &["b.test"])]) });
         for (who, fine) in [(Some(&clients), true), (Some(&ca), false), (None, !required)] {
             let context = client(|builder| {
                 if let Some((certificate, key)) = who.map(certificate) {
@@ -272,7 +281,9 @@ fn one_changed_certificate_loads_no_other() {
 fn certificates_are_swapped_whole_under_load() {
     let ca = WebCa::new();
     let still = pair(&ca, "still", &["still.test"]);
-    let versions: Vec<_> = (0..8).map(|n| if n % 2 == 0 { pair(&ca, "moving", &["moving.test"]) } else { rsa_pair(&ca, "moving", &["moving.test"], 2048) }).collect();
+    let versions: Vec<_> = (0..8)
+        .map(|n| if n % 2 == 0 { pair(&ca, "moving", &["moving.test"]) } else { rsa_pair(&ca, "moving", &["moving.test"], 2048) })
+        .collect();
     let with = |moving: &Arc<CertificatePair>| Certificates { pairs: vec![moving.clone(), still.clone()], default: None };
     let front = front(&tls(TlsGrade::Medium, with(&versions[0]).pairs));
     let (done, shakes, seen) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(BTreeSet::new()));

@@ -101,7 +101,9 @@ fn connect(options: ConnectOptions, standing: Standing, log: LogHandle) -> Resul
         .metrics
         .consul_last_success_from(move || timed.snapshot().into_iter().filter_map(|w| Some((w.name, w.last_success?))).collect());
     let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
-    serve(&process, standing, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, _, stop| async move {
+    let counted = telemetry.clone();
+    serve(&process, standing, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, around, stop| async move {
+        tokio::spawn(count_reloads(around.snapshots, counted));
         consul::run(client, selector, default_policy, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
     })
 }
@@ -111,7 +113,9 @@ fn dev(options: DevOptions, standing: Standing, log: LogHandle) -> Result<(), Fa
     let file = MeshFile::load(options.mesh.as_deref()).map_err(Failure::Configuration)?;
     let telemetry = Arc::new(Telemetry::start()?);
     let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-    serve(&options.process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, _, stop| async move {
+    let counted = telemetry.clone();
+    serve(&options.process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, around, stop| async move {
+        tokio::spawn(count_reloads(around.snapshots, counted));
         let mesh = Mesh::prepare(file)?;
         println!("{}", mesh.plan());
         Ok(mesh.run(feed, stop).await?)
@@ -129,7 +133,18 @@ struct Outside {
 /// How the admin API asks for the state of the watches.
 type ShowWatches = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains. `source` also gets the wishes to reload.
+/// What a source finds around it, beside its feed.
+struct Around {
+    /// Wishes to read the configuration anew.
+    reloads: mpsc::Receiver<Reload>,
+    snapshots: Subscriber,
+    bindings: Arc<Bindings>,
+    sockets: Arc<Sockets>,
+    /// Ends what only one process can do.
+    alone: CancellationToken,
+}
+
+/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
 fn serve<S, F>(
     process: &ProcessOptions,
     mut standing: Standing,
@@ -140,7 +155,7 @@ fn serve<S, F>(
     source: S,
 ) -> Result<(), Failure>
 where
-    S: FnOnce(reconciler::Feed, mpsc::Receiver<Reload>, CancellationToken) -> F,
+    S: FnOnce(reconciler::Feed, Around, CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
     let ProcessOptions { admin, settings } = process;
@@ -169,11 +184,17 @@ where
         };
         start_admin(*admin, outside.ready, state, &standing.sockets, &end.alone)?;
         let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.alone.clone()));
-        tokio::spawn(count_reloads(subscriber.clone(), telemetry.clone()));
         tokio::spawn(reconciler.run(publisher, end.stop.clone()));
         let (snapshots, bindings) = (subscriber.clone(), data.bindings.clone());
         let missing = move || [snapshots.status().missing.clone(), bindings.pending()].concat();
-        let mut source = std::pin::pin!(source(feed, reload_wishes, end.stop.clone()));
+        let around = Around {
+            reloads: reload_wishes,
+            snapshots: subscriber.clone(),
+            bindings: data.bindings.clone(),
+            sockets: standing.sockets.clone(),
+            alone: end.alone.clone(),
+        };
+        let mut source = std::pin::pin!(source(feed, around, end.stop.clone()));
         let mut serving = std::pin::pin!(data.serve(subscriber, end.drain.clone(), settings.grace));
         let mut tending = std::pin::pin!(life::tend(&mut standing, &end, missing));
         let outcome = tokio::select! {

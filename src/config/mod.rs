@@ -11,5 +11,6 @@ pub mod process;
 mod read;
 pub mod schema;
 mod shape;
+pub mod shown;
 mod tree;
 pub mod upstreams;

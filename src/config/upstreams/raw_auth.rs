@@ -3,7 +3,7 @@
 use crate::{
     config::{
         read::Url,
-        shape::{At, Of, Several, Switch, Time, Within, Word, Words, section},
+        shape::{Of, Several, Switch, Time, Within, Word, Words, section},
     },
 };
 

@@ -9,7 +9,7 @@ mod save;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,6 +20,7 @@ use super::{
     watch::{Place, Watch, aside},
 };
 use crate::{
+    config::agent::AgentConfig,
     control::reconciler::{IngressChange, IngressFeed},
     model::{ingress::Routing, registration::Unusable},
     telemetry::{
@@ -39,6 +40,8 @@ const WAITING_PUSHES: usize = 4;
 pub struct Loaded {
     /// Which request goes where.
     pub routing: Arc<Routing>,
+    /// Whom its pools of Consul ask.
+    pub consul: Vec<AgentConfig>,
     /// The configuration that says so, as one YAML text without its secrets.
     pub shown: Arc<str>,
     /// Names the texts that it was made of: two are the same if this is.
@@ -92,6 +95,9 @@ pub enum NotTaken {
     #[error("shutting down")]
     Ending,
 }
+
+/// A wish to read all files anew (SIGHUP). It is fulfilled once everybody who heard it has dropped it.
+pub type Reread = Arc<oneshot::Sender<()>>;
 
 struct Order {
     push: Push,
@@ -155,13 +161,13 @@ impl Routes {
         (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
     }
 
-    /// Follows the files, what is pushed, and `reread` (SIGHUP), until `stop`.
-    pub async fn run(mut self, mut reread: watch::Receiver<()>, stop: CancellationToken) {
+    /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
+    pub async fn run(mut self, mut wishes: broadcast::Receiver<Reread>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.watch.changed() => self.reread().await,
-                Ok(()) = reread.changed() => self.reread().await,
+                Ok(_done) = wishes.recv() => self.reread().await,
                 Some(Order { push, answer }) = self.orders.recv() => {
                     // Whoever no longer waits does not need to know.
                     let _ = answer.send(self.push(push).await);
@@ -218,8 +224,9 @@ impl Routes {
 
     async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
         let now = self.in_force.borrow().clone();
-        let changes = loaded.routing != now.loaded.routing;
+        let changes = loaded.routing != now.loaded.routing || loaded.consul != now.loaded.consul;
         if changes {
+            self.pools.set_consul(loaded.consul.clone());
             replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
         }
@@ -230,11 +237,5 @@ impl Routes {
     }
 }
 
-/// Makes SIGHUP, which `notified` brings one at a time, heard by all that read files.
-pub async fn reread_on(notified: Arc<tokio::sync::Notify>, tell: watch::Sender<()>) {
-    loop {
-        notified.notified().await;
-        info!("the files are read anew");
-        tell.send_replace(());
-    }
-}
+#[cfg(test)]
+mod tests;

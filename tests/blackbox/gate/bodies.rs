@@ -1,6 +1,6 @@
 //! Chunked bodies (F5).
 
-use super::{Case, on_both_listeners};
+use super::{Case, on_all_listeners};
 
 const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
 const SMUGGLED: &str = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -95,10 +95,10 @@ fn clean() -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_chunks_reach_nobody() {
-    on_both_listeners("broken chunks", 80, &refused()).await;
+    on_all_listeners("broken chunks", 80, &refused()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_chunks_are_served() {
-    on_both_listeners("clean chunks", 30, &clean()).await;
+    on_all_listeners("clean chunks", 30, &clean()).await;
 }

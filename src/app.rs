@@ -11,6 +11,7 @@ use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -34,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 use self::life::{End, Reload, Signals};
 use crate::{
     admin::{Admin, AdminState, outlets},
-    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH},
-    config::{mesh_file::MeshFile, process::ProcessSettings},
+    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH, SchemaOf},
+    config::{self, mesh_file::MeshFile, process::ProcessSettings},
     control::{
         consul::{self, Client},
         embedded::Mesh,
@@ -80,9 +81,31 @@ pub fn run(command: Command) -> Result<ExitCode, Failure> {
             explain::run(*options)
         }
         Command::Serve(options) => ingress::run(options),
-        Command::Check(_) | Command::Schema(_) => {
-            Err(Failure::Configuration(anyhow::anyhow!("the reverse proxy is not part of this version")))
+        Command::Check(files) => Ok(check(&files)),
+        Command::Schema(of) => {
+            println!("{:#}", schema(of));
+            Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// `aralez check`: a line on standard error for everything that is wrong, and exit code 2 if there is any.
+fn check(files: &[PathBuf]) -> ExitCode {
+    match config::check::check(files.iter().map(PathBuf::as_path)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// `aralez schema`: of one file, or of both under their names.
+fn schema(of: Option<SchemaOf>) -> serde_json::Value {
+    match of {
+        Some(SchemaOf::Main) => config::schema::main_file(),
+        Some(SchemaOf::Upstreams) => config::schema::upstreams(),
+        None => serde_json::json!({"main": config::schema::main_file(), "upstreams": config::schema::upstreams()}),
     }
 }
 
@@ -101,7 +124,9 @@ fn connect(options: ConnectOptions, standing: Standing, log: LogHandle) -> Resul
         .metrics
         .consul_last_success_from(move || timed.snapshot().into_iter().filter_map(|w| Some((w.name, w.last_success?))).collect());
     let shown: ShowWatches = Arc::new(move || serde_json::json!(watches.snapshot()));
-    serve(&process, standing, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, _, stop| async move {
+    let counted = telemetry.clone();
+    serve(&process, standing, Outside { ready, scrape_path }, telemetry, log, shown, move |feed, around, stop| async move {
+        tokio::spawn(count_reloads(around.snapshots, counted));
         consul::run(client, selector, default_policy, feed, known, stop).await.map_err(|why| Failure::Configuration(why.into()))
     })
 }
@@ -111,7 +136,9 @@ fn dev(options: DevOptions, standing: Standing, log: LogHandle) -> Result<(), Fa
     let file = MeshFile::load(options.mesh.as_deref()).map_err(Failure::Configuration)?;
     let telemetry = Arc::new(Telemetry::start()?);
     let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
-    serve(&options.process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, _, stop| async move {
+    let counted = telemetry.clone();
+    serve(&options.process, standing, outside, telemetry, log, Arc::new(|| serde_json::json!([])), |feed, around, stop| async move {
+        tokio::spawn(count_reloads(around.snapshots, counted));
         let mesh = Mesh::prepare(file)?;
         println!("{}", mesh.plan());
         Ok(mesh.run(feed, stop).await?)
@@ -129,7 +156,18 @@ struct Outside {
 /// How the admin API asks for the state of the watches.
 type ShowWatches = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
-/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains. `source` also gets the wishes to reload.
+/// What a source finds around it, beside its feed.
+struct Around {
+    /// Wishes to read the configuration anew.
+    reloads: mpsc::Receiver<Reload>,
+    snapshots: Subscriber,
+    bindings: Arc<Bindings>,
+    sockets: Arc<Sockets>,
+    /// Ends what only one process can do.
+    alone: CancellationToken,
+}
+
+/// Runs the data plane on what `source` feeds, with the admin API beside it, until a signal; then drains.
 fn serve<S, F>(
     process: &ProcessOptions,
     mut standing: Standing,
@@ -140,7 +178,7 @@ fn serve<S, F>(
     source: S,
 ) -> Result<(), Failure>
 where
-    S: FnOnce(reconciler::Feed, mpsc::Receiver<Reload>, CancellationToken) -> F,
+    S: FnOnce(reconciler::Feed, Around, CancellationToken) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
     let ProcessOptions { admin, settings } = process;
@@ -169,11 +207,17 @@ where
         };
         start_admin(*admin, outside.ready, state, &standing.sockets, &end.alone)?;
         let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.alone.clone()));
-        tokio::spawn(count_reloads(subscriber.clone(), telemetry.clone()));
         tokio::spawn(reconciler.run(publisher, end.stop.clone()));
         let (snapshots, bindings) = (subscriber.clone(), data.bindings.clone());
         let missing = move || [snapshots.status().missing.clone(), bindings.pending()].concat();
-        let mut source = std::pin::pin!(source(feed, reload_wishes, end.stop.clone()));
+        let around = Around {
+            reloads: reload_wishes,
+            snapshots: subscriber.clone(),
+            bindings: data.bindings.clone(),
+            sockets: standing.sockets.clone(),
+            alone: end.alone.clone(),
+        };
+        let mut source = std::pin::pin!(source(feed, around, end.stop.clone()));
         let mut serving = std::pin::pin!(data.serve(subscriber, end.drain.clone(), settings.grace));
         let mut tending = std::pin::pin!(life::tend(&mut standing, &end, missing));
         let outcome = tokio::select! {

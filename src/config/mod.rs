@@ -11,5 +11,9 @@ pub mod process;
 mod read;
 pub mod schema;
 mod shape;
+pub mod shown;
 mod tree;
 pub mod upstreams;
+
+#[cfg(test)]
+mod tests;

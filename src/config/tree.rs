@@ -71,6 +71,16 @@ impl Node {
     /// # Errors
     /// When it is too large or no YAML.
     pub(super) fn parse(text: &str, file: Option<Arc<str>>, env: Environment, check: &mut Check) -> Result<Self, Faults> {
+        let mut node = Self::as_written(text, file)?;
+        node.expand(env, check);
+        Ok(node)
+    }
+
+    /// Parses a text and leaves its variables where they are.
+    ///
+    /// # Errors
+    /// As [`Node::parse`].
+    pub(super) fn as_written(text: &str, file: Option<Arc<str>>) -> Result<Self, Faults> {
         if text.len() > MOST_BYTES {
             return Err(Faults::one(
                 Place::start(file),
@@ -80,9 +90,7 @@ impl Node {
         }
         let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|error| fault::of_parser(&error, &file))?;
-        let mut node = raw.node(&file);
-        node.expand(env, check);
-        Ok(node)
+        Ok(raw.node(&file))
     }
 
     /// Puts `${NAME}` in place in every text; `$${` stands for `${`.

@@ -62,20 +62,36 @@ pub fn files(main: &MainFile) -> Result<Vec<PathBuf>, Faults> {
     Ok(parts)
 }
 
+/// Reads the files that make up the routes, with a text in the place of the first if there is one.
+///
+/// # Errors
+/// [`Faults`] with each that cannot be read.
+pub fn texts(main: &MainFile, pushed: Option<&str>) -> Result<Vec<(PathBuf, String)>, Faults> {
+    let mut check = Check::default();
+    let mut texts = Vec::new();
+    for path in files(main)? {
+        let text = match pushed.filter(|_| path == main.upstreams) {
+            Some(pushed) => Ok(pushed.to_owned()),
+            // A pipe would be waited for without end.
+            None if path.exists() && !path.is_file() => {
+                Err(Faults::one(Place::start(Some(path.display().to_string().into())), "is no file", ""))
+            }
+            None => tree::read(&path),
+        };
+        match text {
+            Ok(text) => texts.push((path, text)),
+            Err(faults) => check.faults(faults),
+        }
+    }
+    check.finish(texts)
+}
+
 /// Reads and checks the routes file of a `main.yaml` and what is beside it.
 ///
 /// # Errors
 /// [`Faults`] with everything that is wrong, in whichever file.
 pub fn load(main: &MainFile) -> Result<Upstreams, Faults> {
-    let mut check = Check::default();
-    let mut texts = Vec::new();
-    for path in files(main)? {
-        match tree::read(&path) {
-            Ok(text) => texts.push((path, text)),
-            Err(faults) => check.faults(faults),
-        }
-    }
-    check.finish(texts).and_then(|texts| parse(&texts, main))
+    parse(&texts(main, None)?, main)
 }
 
 /// Checks routes from their texts: the routes file, or what was pushed in its place, then those of `conf.d` in their order. Each is named by its path;
@@ -87,7 +103,7 @@ pub fn parse(texts: &[(PathBuf, String)], main: &MainFile) -> Result<Upstreams, 
     parse_in(texts, main, tree::environment)
 }
 
-fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Environment) -> Result<Upstreams, Faults> {
+pub(super) fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Environment) -> Result<Upstreams, Faults> {
     let mut check = Check::default();
     let mut table = Table::default();
     let mut first = None;
@@ -142,6 +158,3 @@ pub(super) fn schema(definitions: &mut Definitions) -> Value {
     }
     reference
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,13 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{policy::{Policy, Scope}, raw};
+use super::{
+    policy::{Policy, Scope},
+    raw,
+};
 use crate::{
     config::{
         fault::Check,
         main_file::MainFile,
         read,
-        shape::At,
+        shape::{At, place},
         tree::Key,
     },
     model::{
@@ -74,12 +77,9 @@ pub(super) fn route(
 fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Option<Action> {
     let keys = &raw.keys;
     if keys.redirect_to.is_none() {
-        for (key, place) in [
-            ("redirect_status", keys.redirect_status.as_ref().map(|at| &at.place)),
-            ("redirect_exact", keys.redirect_exact.as_ref().map(|at| &at.place)),
-        ] {
-            if let Some(place) = place {
-                check.fault(place, format!("{key} without redirect_to"), "say where clients are sent, or take it away");
+        for (key, found) in [("redirect_status", place(&keys.redirect_status)), ("redirect_exact", place(&keys.redirect_exact))] {
+            if let Some(found) = found {
+                check.fault(found, format!("{key} without redirect_to"), "say where clients are sent, or take it away");
             }
         }
     }
@@ -97,19 +97,19 @@ fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Op
             let exact = keys.redirect_exact.as_ref().is_some_and(|at| at.value);
             Some(Action::Redirect(Redirect { to: to.value.0.0.as_str().into(), status: status.unwrap_or(301), exact }))
         }
-        (Some(At { value, place }), None) => {
-            let servers = raw.servers.as_ref().map(|at| &at.place).or(raw.consul.as_ref().map(|at| &at.place));
+        (Some(At { value, place: at }), None) => {
+            let servers = place(&raw.servers).or(place(&raw.consul));
             if let Some(servers) = servers {
                 check.fault(servers, format!("the path {:?} has files already", path.text), "keep files or servers");
             }
             let Some(root) = &value.root else {
-                check.fault(place, "files without root", "name the folder");
+                check.fault(at, "files without root", "name the folder");
                 return None;
             };
-            let index = value.index.as_ref().map_or_else(
-                || vec!["index.html".into()],
-                |list| list.value.0.iter().map(|name| file_name(name, check)).collect(),
-            );
+            let index = value
+                .index
+                .as_ref()
+                .map_or_else(|| vec!["index.html".into()], |list| list.value.0.iter().map(|name| file_name(name, check)).collect());
             let cache_control = value.cache_control.as_ref().and_then(|at| {
                 let fine = read::header_value(&at.value).map_err(|(what, advice)| check.fault(&at.place, what, advice));
                 fine.ok().map(|text| text.into())
@@ -168,7 +168,11 @@ fn sources(path: &Key, raw: &RawRoute, main: &MainFile, check: &mut Check) -> Ve
         (Some(list), None) => {
             let (first, backup) = servers(raw, list, main, check);
             if first.is_empty() && list.value.is_empty() {
-                check.fault(&list.place, format!("the path {:?} has no server", path.text), "list at least one, for example servers: [\"127.0.0.1:8080\"]");
+                check.fault(
+                    &list.place,
+                    format!("the path {:?} has no server", path.text),
+                    "list at least one, for example servers: [\"127.0.0.1:8080\"]",
+                );
             } else if first.is_empty() && !backup.is_empty() {
                 check.fault(&list.place, "all servers are backup", "leave backup away at one at least");
             }

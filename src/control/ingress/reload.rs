@@ -9,7 +9,7 @@ mod save;
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,6 +20,7 @@ use super::{
     watch::{Place, Watch, aside},
 };
 use crate::{
+    config::agent::AgentConfig,
     control::reconciler::{IngressChange, IngressFeed},
     model::{ingress::Routing, registration::Unusable},
     telemetry::{
@@ -39,9 +40,13 @@ const WAITING_PUSHES: usize = 4;
 pub struct Loaded {
     /// Which request goes where.
     pub routing: Arc<Routing>,
+    /// The agents that Consul services are asked of.
+    pub consul: Vec<AgentConfig>,
+    /// Files that they were made of beside the usual ones: secrets, certificates, key sets.
+    pub also_read: Vec<PathBuf>,
     /// The configuration that says so, as one YAML text without its secrets.
     pub shown: Arc<str>,
-    /// Names the texts that it was made of: two are the same if this is.
+    /// Names what is shown of it.
     pub version: Arc<str>,
 }
 
@@ -93,6 +98,9 @@ pub enum NotTaken {
     Ending,
 }
 
+/// A wish to read all files anew (SIGHUP). It is fulfilled once everybody who heard it has dropped it.
+pub type Reread = Arc<oneshot::Sender<()>>;
+
 struct Order {
     push: Push,
     answer: oneshot::Sender<Result<Taken, NotTaken>>,
@@ -132,6 +140,14 @@ pub struct Files {
     pub load: Load,
 }
 
+impl Files {
+    /// All that is watched.
+    fn places(&self, also: &[PathBuf]) -> Vec<Place> {
+        let own = [Place::File(self.main.clone()), Place::Folder { path: self.folder.clone(), endings: &["yaml"] }];
+        own.into_iter().chain(also.iter().cloned().map(Place::File)).collect()
+    }
+}
+
 /// Keeps the routes; see [`Routes::run`].
 pub struct Routes {
     files: Files,
@@ -147,7 +163,7 @@ pub struct Routes {
 impl Routes {
     /// For routes that were handed over already, with the pools and the keys that look after them.
     pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
-        let watch = Watch::new([Place::File(files.main.clone()), Place::Folder { path: files.folder.clone(), endings: &["yaml"] }]);
+        let watch = Watch::new(files.places(&loaded.also_read));
         let (sender, orders) = mpsc::channel(WAITING_PUSHES);
         telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
         telemetry.metrics.config_version(&loaded.version);
@@ -155,13 +171,13 @@ impl Routes {
         (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
     }
 
-    /// Follows the files, what is pushed, and `reread` (SIGHUP), until `stop`.
-    pub async fn run(mut self, mut reread: watch::Receiver<()>, stop: CancellationToken) {
+    /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
+    pub async fn run(mut self, mut wishes: broadcast::Receiver<Reread>, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.watch.changed() => self.reread().await,
-                Ok(()) = reread.changed() => self.reread().await,
+                Ok(_done) = wishes.recv() => self.reread().await,
                 Some(Order { push, answer }) = self.orders.recv() => {
                     // Whoever no longer waits does not need to know.
                     let _ = answer.send(self.push(push).await);
@@ -218,10 +234,14 @@ impl Routes {
 
     async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
         let now = self.in_force.borrow().clone();
-        let changes = loaded.routing != now.loaded.routing;
+        let changes = (&loaded.routing, &loaded.consul) != (&now.loaded.routing, &now.loaded.consul);
         if changes {
+            self.pools.set_consul(loaded.consul.clone());
             replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
+        }
+        if loaded.also_read != now.loaded.also_read {
+            self.watch.turn_to(self.files.places(&loaded.also_read));
         }
         let since = if changes { SystemTime::now() } else { now.since };
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });
@@ -230,11 +250,5 @@ impl Routes {
     }
 }
 
-/// Makes SIGHUP, which `notified` brings one at a time, heard by all that read files.
-pub async fn reread_on(notified: Arc<tokio::sync::Notify>, tell: watch::Sender<()>) {
-    loop {
-        notified.notified().await;
-        info!("the files are read anew");
-        tell.send_replace(());
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -2,13 +2,16 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use tokio::sync::watch;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
     control::{
-        ingress::watch::{Place, Watch},
+        ingress::{
+            reload::Reread,
+            watch::{Place, Watch},
+        },
         reconciler::{IngressChange, IngressFeed},
     },
     model::{ingress::Certificates, registration::Unusable},
@@ -19,7 +22,7 @@ use crate::{
 };
 
 /// What the problems of the folder are filed under.
-const SOURCE: &str = "certificates";
+pub const SOURCE: &str = "certificates";
 
 /// The endings of files that belong to a pair.
 const ENDINGS: &[&str] = &["crt", "pem", "key", "ocsp"];
@@ -27,24 +30,24 @@ const ENDINGS: &[&str] = &["crt", "pem", "key", "ocsp"];
 /// Reads the folder, and keeps of the certificates before it those whose files cannot be used now; with all that is wrong.
 pub type Load = Arc<dyn Fn(&Certificates) -> (Certificates, Vec<Unusable>) + Send + Sync>;
 
-/// Follows the folder, and `reread` (SIGHUP), until `stop`. A pair that cannot be used holds no other back.
+/// Follows the folder, and wishes to read it anew, until `stop`. A pair that cannot be used holds no other back.
 pub async fn run(
     folder: PathBuf,
     load: Load,
     first: Arc<Certificates>,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
-    mut reread: watch::Receiver<()>,
+    mut wishes: broadcast::Receiver<Reread>,
     stop: CancellationToken,
 ) {
     let mut known = first;
     let mut watch = Watch::new([Place::Folder { path: folder, endings: ENDINGS }]);
     loop {
-        tokio::select! {
+        let _fulfilled = tokio::select! {
             () = stop.cancelled() => return,
-            () = watch.changed() => {}
-            Ok(()) = reread.changed() => {}
-        }
+            () = watch.changed() => None,
+            Ok(wish) = wishes.recv() => Some(wish),
+        };
         let (load, last) = (load.clone(), known.clone());
         let (certificates, problems) = watch.read(move || load(&last)).await;
         let changes = certificates != *known;

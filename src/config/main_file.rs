@@ -20,7 +20,7 @@ use super::{
     named,
     process::{DEFAULT_GRACE, ProcessSettings},
     read,
-    shape::{At, Definitions, Several, Shape, Switch, Time},
+    shape::{At, Definitions, Shape, Several, Switch, Time, place},
     tree::{self, Environment, Node},
 };
 use crate::model::{
@@ -251,13 +251,13 @@ impl Checker<'_> {
     /// What means nothing where no TLS is spoken.
     fn without_tls(&mut self, raw: &Main) {
         let keys = [
-            ("hsts", raw.hsts.as_ref().map(|at| &at.place)),
-            ("client_certificates", raw.client_certificates.as_ref().map(|at| &at.place)),
-            ("default_certificate", raw.default_certificate.as_ref().map(|at| &at.place)),
+            ("hsts", place(&raw.hsts)),
+            ("client_certificates", place(&raw.client_certificates)),
+            ("default_certificate", place(&raw.default_certificate)),
         ];
-        for (key, place) in keys {
-            if let Some(place) = place {
-                self.check.fault(place, format!("{key} without proxy_address_tls"), "say where TLS is spoken, or take the key away");
+        for (key, found) in keys {
+            if let Some(found) = found {
+                self.check.fault(found, format!("{key} without proxy_address_tls"), "say where TLS is spoken, or take the key away");
             }
         }
     }

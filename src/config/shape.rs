@@ -37,6 +37,11 @@ impl<T: Shape> At<T> {
     }
 }
 
+/// Where a value stands, if it is there.
+pub(super) fn place<T>(at: &Option<At<T>>) -> Option<&Place> {
+    at.as_ref().map(|at| &at.place)
+}
+
 /// A map with keys of its own, every one optional.
 pub(super) trait Section: Sized {
     /// Its name in schemas.

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod dialing;
+mod ingress;
 mod patience;
 mod secure;
 

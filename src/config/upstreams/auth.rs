@@ -13,7 +13,7 @@ use crate::{
         fault::{Check, Place},
         named,
         read::Url,
-        shape::{At, Of, Switch, Text},
+        shape::{At, Of, Switch, Text, place},
     },
     model::{
         ingress::auth::{Auth, AuthKind, Basic, ForwardAuth, Password},
@@ -68,9 +68,6 @@ pub(super) fn auth(raw: &raw_auth::Auth, at: &Place, scope: Scope<'_>, check: &m
 
 /// Tells keys that belong to another kind.
 fn foreign_keys(raw: &raw_auth::Auth, kind: Kind, check: &mut Check) {
-    fn place<T>(at: &Option<At<T>>) -> Option<Place> {
-        at.as_ref().map(|at| at.place.clone())
-    }
     let keys = [
         ("htpasswd", Kind::Basic, "basic", place(&raw.htpasswd)),
         ("realm", Kind::Basic, "basic", place(&raw.realm)),
@@ -88,9 +85,9 @@ fn foreign_keys(raw: &raw_auth::Auth, kind: Kind, check: &mut Check) {
         ("request_headers", Kind::Forward, "forward", place(&raw.request_headers)),
         ("response_headers", Kind::Forward, "forward", place(&raw.response_headers)),
     ];
-    for (key, of, name, place) in keys {
-        if let Some(place) = place.filter(|_| of != kind) {
-            check.fault(&place, format!("{key} is of authorization by {name}"), format!("take it away, or write type: {name}"));
+    for (key, of, name, found) in keys {
+        if let Some(found) = found.filter(|_| of != kind) {
+            check.fault(found, format!("{key} is of authorization by {name}"), format!("take it away, or write type: {name}"));
         }
     }
 }

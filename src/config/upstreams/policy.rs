@@ -10,7 +10,7 @@ use crate::{
         fault::Check,
         main_file::MainFile,
         read,
-        shape::{At, Of, Switch, Time, Within},
+        shape::{At, Of, Several, Switch, Time},
     },
     model::{
         ingress::filters::{AddressRules, Compression, Cors, Filters, LimitKey, RateLimit},
@@ -208,7 +208,7 @@ fn cors(raw: &raw::Cors, at: &At<Switch<raw::Cors>>, check: &mut Check) -> Optio
             "list the origins, or credentials: false",
         );
     }
-    let names = |list: &Option<At<crate::config::shape::Several<Of<HeaderName>>>>| -> Vec<Arc<str>> {
+    let names = |list: &Option<At<Several<Of<HeaderName>>>>| -> Vec<Arc<str>> {
         list.iter().flat_map(|at| &at.value.0).map(|name| name.value.0.as_str().into()).collect()
     };
     let mut methods: Vec<Arc<str>> = vec!["GET".into(), "HEAD".into(), "POST".into()];

@@ -11,7 +11,7 @@ use crate::{
         fault::Check,
         main_file::HealthDefaults,
         named, read,
-        shape::{At, Switch, Time},
+        shape::{At, Switch, Time, place},
     },
     model::{
         balance::{Balance, BalancePolicy, CookieLife, HashBy, HashPolicy, Limits, PassiveHealth, Sticky},
@@ -132,16 +132,16 @@ impl PoolRules {
     fn health(&self, raw: &Health, check: &mut Check) -> HealthCheck {
         let mut health = probe(&self.defaults);
         let kind = raw.r#type.as_ref().map_or(ProbeType::Http, |at| at.value.0);
-        let text = |at: &Option<At<String>>| at.as_ref().map(|at| (&at.place, at.value.clone()));
-        let of_http = [("method", text(&raw.method)), ("path", text(&raw.path)), ("host", text(&raw.host))];
-        let of_http = of_http.into_iter().chain([("expect", raw.expect.as_ref().map(|at| (&at.place, String::new())))]);
-        for (key, found) in of_http {
-            if let (Some((place, _)), true) = (found, kind != ProbeType::Http) {
-                check.fault(place, format!("{key} is of probes by http"), "take it away, or write type: http");
+        for (key, of, name, found) in [
+            ("method", ProbeType::Http, "http", place(&raw.method)),
+            ("path", ProbeType::Http, "http", place(&raw.path)),
+            ("host", ProbeType::Http, "http", place(&raw.host)),
+            ("expect", ProbeType::Http, "http", place(&raw.expect)),
+            ("service", ProbeType::Grpc, "grpc", place(&raw.service)),
+        ] {
+            if let Some(found) = found.filter(|_| kind != of) {
+                check.fault(found, format!("{key} is of probes by {name}"), format!("take it away, or write type: {name}"));
             }
-        }
-        if let (Some(at), true) = (&raw.service, kind != ProbeType::Grpc) {
-            check.fault(&at.place, "service is of probes by grpc", "take it away, or write type: grpc");
         }
         health.probe = match kind {
             ProbeType::Tcp => Probe::Tcp,

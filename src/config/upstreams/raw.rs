@@ -7,9 +7,7 @@ use crate::{
     config::{
         fault::Check,
         read::{HeaderLine, Network, Url},
-        shape::{
-            At, Definitions, Entries, Of, Section as _, Several, Shape, Size, Switch, Time, Within, Word, Words, integer, mismatch, section,
-        },
+        shape::{At, Definitions, Entries, Of, Several, Shape, Size, Switch, Time, Within, Word, Words, integer, mismatch, section},
         tree::{Kind, Node},
     },
     model::ingress::pool::Server,

@@ -1,8 +1,10 @@
 //! The keys of `authorization`.
 
-use crate::config::{
-    read::Url,
-    shape::{At, Of, Several, Switch, Time, Within, Word, Words, section},
+use crate::{
+    config::{
+        read::Url,
+        shape::{Of, Several, Switch, Time, Within, Word, Words, section},
+    },
 };
 
 section! {
@@ -48,6 +50,7 @@ section! {
         strip: bool,
         /// Failures a minute and client before 429; false for no bound. Default 10, with forward no bound.
         failures: Switch<Within<1, 1_000_000>>,
+        refused "algorithms": "a key verifies the algorithms of its own kind, and no others; take the key away",
     }
 }
 

@@ -10,7 +10,13 @@ use super::{
     raw,
 };
 use crate::{
-    config::{fault::Check, main_file::MainFile, read, shape::At, tree::Key},
+    config::{
+        fault::Check,
+        main_file::MainFile,
+        read,
+        shape::{At, place},
+        tree::Key,
+    },
     model::{
         ingress::{
             Action, IngressRoute, Pool, PoolSource, Server, ServerHost,
@@ -71,12 +77,9 @@ pub(super) fn route(
 fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Option<Action> {
     let keys = &raw.keys;
     if keys.redirect_to.is_none() {
-        for (key, place) in [
-            ("redirect_status", keys.redirect_status.as_ref().map(|at| &at.place)),
-            ("redirect_exact", keys.redirect_exact.as_ref().map(|at| &at.place)),
-        ] {
-            if let Some(place) = place {
-                check.fault(place, format!("{key} without redirect_to"), "say where clients are sent, or take it away");
+        for (key, found) in [("redirect_status", place(&keys.redirect_status)), ("redirect_exact", place(&keys.redirect_exact))] {
+            if let Some(found) = found {
+                check.fault(found, format!("{key} without redirect_to"), "say where clients are sent, or take it away");
             }
         }
     }
@@ -94,13 +97,13 @@ fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Op
             let exact = keys.redirect_exact.as_ref().is_some_and(|at| at.value);
             Some(Action::Redirect(Redirect { to: to.value.0.0.as_str().into(), status: status.unwrap_or(301), exact }))
         }
-        (Some(At { value, place }), None) => {
-            let servers = raw.servers.as_ref().map(|at| &at.place).or(raw.consul.as_ref().map(|at| &at.place));
+        (Some(At { value, place: at }), None) => {
+            let servers = place(&raw.servers).or(place(&raw.consul));
             if let Some(servers) = servers {
                 check.fault(servers, format!("the path {:?} has files already", path.text), "keep files or servers");
             }
             let Some(root) = &value.root else {
-                check.fault(place, "files without root", "name the folder");
+                check.fault(at, "files without root", "name the folder");
                 return None;
             };
             let index = value

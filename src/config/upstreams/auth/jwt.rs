@@ -7,7 +7,7 @@ use crate::{
     config::{
         fault::{Check, Place},
         named,
-        shape::At,
+        shape::{At, place},
     },
     model::{
         ingress::auth::JwtAuth,
@@ -59,11 +59,11 @@ fn keys(raw: &raw_auth::Auth, creds: Vec<At<String>>, at: &Place, scope: Scope<'
         Some(KeySource::Place(KeyPlace::File(path)))
     };
     let named: Vec<(&Place, &str)> = [
-        (raw.secret.as_ref().or(raw.secret_file.as_ref()).map(|at| &at.place), "secret"),
-        (raw.pem.as_ref().map(|at| &at.place), "pem"),
-        (raw.pem_file.as_ref().map(|at| &at.place), "pem_file"),
-        (raw.jwks_file.as_ref().map(|at| &at.place), "jwks_file"),
-        (raw.jwks_url.as_ref().map(|at| &at.place), "jwks_url"),
+        (place(&raw.secret).or(place(&raw.secret_file)), "secret"),
+        (place(&raw.pem), "pem"),
+        (place(&raw.pem_file), "pem_file"),
+        (place(&raw.jwks_file), "jwks_file"),
+        (place(&raw.jwks_url), "jwks_url"),
         (creds.first().map(|at| &at.place), "creds"),
     ]
     .into_iter()
@@ -86,7 +86,7 @@ fn keys(raw: &raw_auth::Auth, creds: Vec<At<String>>, at: &Place, scope: Scope<'
         let At { value, place } = secret?;
         return entry(KeySet::of_secrets([&value]), &place, check);
     }
-    let place = creds.first().map_or(at, |first| &first.place).clone();
+    let first = creds.first().map_or(at, |first| &first.place).clone();
     let mut secrets: Vec<Secret> = creds.into_iter().map(|at| Secret::new(at.value)).collect();
     secrets.extend(scope.main.api.master_key.clone());
     if secrets.is_empty() {
@@ -94,7 +94,7 @@ fn keys(raw: &raw_auth::Auth, creds: Vec<At<String>>, at: &Place, scope: Scope<'
         check.fault(at, "jwt without a key would let nobody in", advice);
         return None;
     }
-    entry(KeySet::of_secrets(&secrets), &place, check)
+    entry(KeySet::of_secrets(&secrets), &first, check)
 }
 
 fn entry(keys: Result<KeySet, String>, at: &Place, check: &mut Check) -> Option<KeySource> {

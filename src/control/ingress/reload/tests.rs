@@ -5,7 +5,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    control::reconciler,
+    control::{ingress::pools::Settings, reconciler},
     model::ingress::{Hosts, Paths},
     snapshot::{self, Subscriber},
 };
@@ -41,7 +41,7 @@ fn check(texts: &[String]) -> Result<Loaded, Vec<Unusable>> {
         return Err(problems);
     }
     let routing = Arc::new(Routing { hosts, ..Routing::default() });
-    Ok(Loaded { routing, shown: texts.concat().into(), version: texts.concat().into() })
+    Ok(Loaded { routing, consul: Vec::new(), also_read: Vec::new(), shown: texts.concat().into(), version: texts.concat().into() })
 }
 
 impl Scene {
@@ -61,8 +61,9 @@ impl Scene {
         let (telemetry, stop) = (Arc::new(Telemetry::start().unwrap()), CancellationToken::new());
         tokio::spawn(reconciler.run(publisher, stop.clone()));
         let loaded = load(None).unwrap();
-        let pools = Pools::new(feed.ingress());
-        let (routes, pushes) = Routes::new(Files { main, folder: conf, load }, loaded, pools, feed.ingress(), telemetry.clone());
+        let pools = Pools::new(feed.ingress(), Settings::default(), Arc::default());
+        let keys = Keys::new(feed.ingress(), Arc::default());
+        let (routes, pushes) = Routes::new(Files { main, folder: conf, load }, loaded, pools, keys, feed.ingress(), telemetry.clone());
         let (wishes, heard) = broadcast::channel(4);
         tokio::spawn(routes.run(heard, stop.clone()));
         Self { folder, pushes, wishes, snapshots, telemetry, stop }

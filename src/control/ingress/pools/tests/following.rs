@@ -20,6 +20,7 @@ use crate::{
     control::{
         ingress::{
             self,
+            keys::Keys,
             pools::{Pools, Settings},
         },
         reconciler,
@@ -68,7 +69,8 @@ impl Bench {
     }
 
     pub async fn load(&mut self, pools: Vec<Pool>) {
-        ingress::replace(Arc::new(routing(pools)), &mut self.pools, &self.feed).await;
+        let mut keys = Keys::new(self.feed.clone(), Arc::default());
+        ingress::replace(Arc::new(routing(pools)), &mut self.pools, &mut keys, &self.feed).await;
         self.feed.published().await.unwrap();
     }
 

@@ -70,8 +70,8 @@ async fn only_the_right_server_gets_anything() {
     type Case<'a> = (&'a [&'a str], &'a str, ServerTls, bool, bool, Option<&'a str>);
     let cases: Vec<Case<'_>> = vec![
         (&["app.test"], "app.test", ours(), false, true, Some("app.test")),
-        (&["*.test"], "app.test", ours(), false, true, Some("app.test")),
-        (&["*.test"], "x.app.test", ours(), false, false, Some("x.app.test")),
+        (&["*.apps.test"], "x.apps.test", ours(), false, true, Some("x.apps.test")),
+        (&["*.apps.test"], "x.y.apps.test", ours(), false, false, Some("x.y.apps.test")),
         (&["other.test"], "app.test", ours(), false, false, Some("app.test")),
         (&["app.test"], "app.test", ServerTls { roots: roots(&foreign), ..ours() }, false, false, Some("app.test")),
         (&["app.test"], "app.test", ServerTls::default(), false, false, Some("app.test")),

@@ -47,7 +47,9 @@ fn is_agent(address: &str) -> bool {
         Some(("unix", path)) => path.starts_with('/'),
         Some(("http" | "https", rest)) => rest.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty())),
         Some(_) => false,
-        None => address.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty() && authority.port_u16().is_some()),
+        None => {
+            address.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty() && authority.port_u16().is_some())
+        }
     }
 }
 

@@ -194,7 +194,11 @@ fn prefix(text: &str) -> Result<(), Wrong> {
     }
     match path::normalize(text, &NORMALIZATION) {
         Ok(normal) if normal.path_and_query == text => Ok(()),
-        Ok(normal) => Err((format!("no request ever has the path {text:?}"), format!("write {:?}, which it becomes", normal.path_and_query))),
-        Err(error) => Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned())),
+        Ok(normal) => {
+            Err((format!("no request ever has the path {text:?}"), format!("write {:?}, which it becomes", normal.path_and_query)))
+        }
+        Err(error) => {
+            Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned()))
+        }
     }
 }

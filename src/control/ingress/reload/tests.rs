@@ -62,7 +62,8 @@ impl Scene {
         tokio::spawn(reconciler.run(publisher, stop.clone()));
         let loaded = load(None).unwrap();
         let pools = Pools::new(feed.ingress(), Settings::default(), Arc::default());
-        let (routes, pushes) = Routes::new(Files { main, folder: conf, load }, loaded, pools, feed.ingress(), telemetry.clone());
+        let keys = Keys::new(feed.ingress(), Arc::default());
+        let (routes, pushes) = Routes::new(Files { main, folder: conf, load }, loaded, pools, keys, feed.ingress(), telemetry.clone());
         let (wishes, heard) = broadcast::channel(4);
         tokio::spawn(routes.run(heard, stop.clone()));
         Self { folder, pushes, wishes, snapshots, telemetry, stop }

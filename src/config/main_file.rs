@@ -20,7 +20,7 @@ use super::{
     named,
     process::{DEFAULT_GRACE, ProcessSettings},
     read,
-    shape::{At, Definitions, Shape, Several, Switch, Time, place},
+    shape::{At, Definitions, Several, Shape, Switch, Time, place},
     tree::{self, Environment, Node},
 };
 use crate::model::{

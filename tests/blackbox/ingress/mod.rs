@@ -1,10 +1,12 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
 mod acme;
+mod api;
 mod auth;
 mod detect;
 mod filters;
 mod health;
+mod reload;
 mod routing;
 mod servers;
 mod sticky;
@@ -72,6 +74,13 @@ impl Setup {
     /// Adds lines to `main.yaml`.
     pub fn main(mut self, lines: &str) -> Setup {
         writeln!(self.main, "{}", lines.trim_end()).unwrap();
+        self
+    }
+
+    /// Writes another thing into `main.yaml` in the place of what it has.
+    pub fn replace_main(mut self, from: &str, to: &str) -> Setup {
+        assert!(self.main.contains(from), "{from} is not in\n{}", self.main);
+        self.main = self.main.replace(from, to);
         self
     }
 

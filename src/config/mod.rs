@@ -14,3 +14,6 @@ mod shape;
 pub mod shown;
 mod tree;
 pub mod upstreams;
+
+#[cfg(test)]
+mod tests;

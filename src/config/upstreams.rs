@@ -103,7 +103,7 @@ pub fn parse(texts: &[(PathBuf, String)], main: &MainFile) -> Result<Upstreams, 
     parse_in(texts, main, tree::environment)
 }
 
-fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Environment) -> Result<Upstreams, Faults> {
+pub(super) fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Environment) -> Result<Upstreams, Faults> {
     let mut check = Check::default();
     let mut table = Table::default();
     let mut first = None;
@@ -158,6 +158,3 @@ pub(super) fn schema(definitions: &mut Definitions) -> Value {
     }
     reference
 }
-
-#[cfg(test)]
-mod tests;

@@ -50,6 +50,7 @@ section! {
         strip: bool,
         /// Failures a minute and client before 429; false for no bound. Default 10, with forward no bound.
         failures: Switch<Within<1, 1_000_000>>,
+        refused "algorithms": "a key verifies the algorithms of its own kind, and no others; take the key away",
     }
 }
 

@@ -1,10 +1,15 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
+mod acme;
 mod auth;
 mod detect;
+mod filters;
 mod health;
 mod routing;
 mod servers;
+mod sticky;
+mod tls;
+mod weaknesses;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -17,7 +22,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use tempfile::TempDir;
 
-use crate::support::sidecar::{Aralez, Launch};
+use crate::support::sidecar::{Aralez, Launch, aralez};
 
 /// The master key of all tests.
 pub const MASTER_KEY: &str = "5aeff7f9-7b94-447c-af60-e8c488544a3e";
@@ -48,6 +53,20 @@ impl Setup {
     /// Where its plain and its TLS listener will be.
     pub fn addresses(&self) -> (Address, Address) {
         (Address::port(self.http), Address::port(self.tls))
+    }
+
+    /// Where its configuration API will be.
+    pub fn api(&self) -> Address {
+        Address::port(self.api)
+    }
+
+    /// What it says of files that it refuses: `path:line:column: what`, a line each.
+    pub fn refused(self) -> String {
+        let main = self.folder.path().join("main.yaml");
+        fs::write(&main, &self.main).unwrap();
+        let output = aralez().arg("-c").arg(&main).args(["-admin-bind", "off"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
     }
 
     /// Adds lines to `main.yaml`.

@@ -60,7 +60,7 @@ fn request(method: &str, path: &str, fields: &[(&'static str, &str)]) -> Request
 /// Status, head and body of an answer.
 async fn get(files: &Files, request: &RequestHeader) -> (u16, HeaderMap, String) {
     match find(files, request).await {
-        Ok(FileAnswer { head, mut body }) => {
+        Ok(FileAnswer { head, mut body, .. }) => {
             let mut all = Vec::new();
             while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 all.extend_from_slice(&frame.unwrap().into_data().unwrap());

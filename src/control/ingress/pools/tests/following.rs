@@ -43,6 +43,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// Pools with a reconciler behind them.
 pub struct Bench {
     pub pools: Pools,
+    keys: Keys,
     feed: reconciler::IngressFeed,
     snapshots: Subscriber,
 }
@@ -61,7 +62,7 @@ impl Bench {
             access_log: Arc::default(),
             sealing: Secret::new("s"),
         })));
-        Self { pools: Pools::new(feed.clone(), settings, Arc::default()), feed, snapshots }
+        Self { pools: Pools::new(feed.clone(), settings, Arc::default()), keys: Keys::new(feed.clone(), Arc::default()), feed, snapshots }
     }
 
     fn asking(dns: &Dns) -> Self {
@@ -69,8 +70,7 @@ impl Bench {
     }
 
     pub async fn load(&mut self, pools: Vec<Pool>) {
-        let mut keys = Keys::new(self.feed.clone(), Arc::default());
-        ingress::replace(Arc::new(routing(pools)), &mut self.pools, &mut keys, &self.feed).await;
+        ingress::replace(Arc::new(routing(pools)), &mut self.pools, &mut self.keys, &self.feed).await;
         self.feed.published().await.unwrap();
     }
 

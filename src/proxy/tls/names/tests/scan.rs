@@ -22,16 +22,14 @@ fn accepts(front: &Front, name: Option<&str>, version: SslVersion, suite: &str) 
     if tls13 != (version == SslVersion::TLS1_3) {
         return false;
     }
+    let mut is_known = false;
     let context = client(|builder| {
         builder.set_min_proto_version(Some(version)).unwrap();
         builder.set_max_proto_version(Some(version)).unwrap();
-        if tls13 {
-            builder.set_ciphersuites(suite).unwrap();
-        } else {
-            builder.set_cipher_list(&format!("{suite}:@SECLEVEL=0")).unwrap();
-        }
+        let list = format!("{suite}:@SECLEVEL=0");
+        is_known = if tls13 { builder.set_ciphersuites(suite) } else { builder.set_cipher_list(&list) }.is_ok();
     });
-    shake(front, ask(&context, name)).is_ok()
+    is_known && shake(front, ask(&context, name)).is_ok()
 }
 
 fn scan(front: &Front, name: Option<&str>, hsts: Option<u64>) -> Findings {

@@ -88,7 +88,7 @@ impl Node {
                 "split it into files of conf.d",
             ));
         }
-        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true };
+        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true, alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 } };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|error| fault::of_parser(&error, &file))?;
         Ok(raw.node(&file))
     }

@@ -241,7 +241,9 @@ impl Refusal {
             Self::Overflow(_) => reset("overflow"),
             Self::Protocol(_) => reset("protocol error"),
             Self::Internal(_) => "internal error\n".to_owned(),
-            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout | Self::NotHttp | Self::HeadTimeout | Self::HeadTooLong => self.to_string(),
+            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout | Self::NotHttp | Self::HeadTimeout | Self::HeadTooLong => {
+                self.to_string()
+            }
             Self::Redirect(_) => String::new(),
             Self::BadRequest(_) | Self::Malformed { .. } | Self::NoForm(_) | Self::NoRoute => format!("{self}\n"),
         };

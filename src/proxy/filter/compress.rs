@@ -84,7 +84,8 @@ fn may_be_compressed(answer: &ResponseHeader) -> bool {
     }
     let kind = field(&CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_text = kind.starts_with("text/") && kind != "text/event-stream" || kind.ends_with("+json") || TEXT.contains(&&*kind);
-    is_text && field(&CONTENT_LENGTH).parse().is_ok_and(|length: u64| length >= SHORTEST) || is_text && field(&CONTENT_LENGTH).is_empty()
+    let length = field(&CONTENT_LENGTH);
+    is_text && (length.is_empty() || length.parse().is_ok_and(|length: u64| length >= SHORTEST))
 }
 
 /// The coding that the client likes best (RFC 9110, section 12.5.3), if it likes one no less than none; of equals the first of ours.

@@ -99,12 +99,12 @@ fn refused() -> Vec<Case> {
         cases.push(with(&[(name, value)]));
     }
     cases.push(with(&[("host", "a"), ("host", "a")]));
-    for missing in 0..4 {
+    for (missing, pseudo) in BASE.iter().copied().enumerate().take(4) {
         let fields: Vec<Field> = BASE.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, field)| *field).collect();
-        cases.push(bare(format!("no {}", BASE[missing].0), &fields));
-        cases.push(with(&[BASE[missing]]));
-        let late = [&fields[..], &[("x", "1"), BASE[missing]]].concat();
-        cases.push(bare(format!("{} after a field", BASE[missing].0), &late));
+        cases.push(bare(format!("no {}", pseudo.0), &fields));
+        cases.push(with(&[pseudo]));
+        let late = [&fields[..], &[("x", "1"), pseudo]].concat();
+        cases.push(bare(format!("{} after a field", pseudo.0), &late));
     }
     for length in ["5", "+0", "-1", "x", "0,0", "18446744073709551621"] {
         cases.push(with(&[("content-length", length)]));

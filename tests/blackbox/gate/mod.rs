@@ -154,7 +154,8 @@ impl Scene {
     /// The listeners before another backend.
     pub async fn before(port: u16) -> (Wire, Edge) {
         let wire = Wire::before(port, "http", json!({})).await;
-        let upstreams = format!("provider: file\nupstreams:\n  DEFAULT:\n    paths:\n      /: {{servers: ['127.0.0.1:{port}'], healthcheck: false}}\n");
+        let upstreams =
+            format!("provider: file\nupstreams:\n  DEFAULT:\n    paths:\n      /: {{servers: ['127.0.0.1:{port}'], healthcheck: false}}\n");
         (wire, Edge::start(&upstreams).await)
     }
 }

@@ -36,7 +36,6 @@ pub struct Setup {
     http: u16,
     tls: u16,
     api: u16,
-    arguments: Vec<String>,
 }
 
 impl Setup {
@@ -49,7 +48,7 @@ impl Setup {
             "proxy_address_http: 127.0.0.1:{http}\nconfig_address: 127.0.0.1:{api}\nconfig_api_enabled: true\nmaster_key: {MASTER_KEY}\n\
              upstreams_conf: upstreams.yaml\nlog_level: debug\nthreads: 2\n"
         );
-        Setup { folder, main, http, tls, api, arguments: Vec::new() }
+        Setup { folder, main, http, tls, api }
     }
 
     /// Where its plain and its TLS listener will be.
@@ -98,12 +97,6 @@ impl Setup {
         self
     }
 
-    /// Adds an argument to the command line.
-    pub fn arg(mut self, argument: &str) -> Setup {
-        self.arguments.push(argument.to_owned());
-        self
-    }
-
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Edge {
         let mut edge = self.spawn();
@@ -115,10 +108,7 @@ impl Setup {
     pub fn spawn(self) -> Edge {
         let main = self.folder.path().join("main.yaml");
         fs::write(&main, &self.main).unwrap();
-        let mut launch = Launch::serve(&main);
-        for argument in &self.arguments {
-            launch = launch.arg(argument);
-        }
+        let launch = Launch::serve(&main);
         let [http, tls, api] = [self.http, self.tls, self.api].map(Address::port);
         Edge { aralez: launch.spawn(), http, tls, api, folder: self.folder }
     }

@@ -23,7 +23,10 @@ use crate::{
 
 /// What the agent says of `web`.
 #[derive(Clone)]
-struct World(Arc<Mutex<(u64, Result<Value, (u16, &'static str)>)>>);
+struct World(Arc<Mutex<(u64, Said)>>);
+
+/// The instances, or a status and a text.
+type Said = Result<Value, (u16, &'static str)>;
 
 impl World {
     fn of(instances: Value) -> Self {

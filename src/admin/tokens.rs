@@ -126,7 +126,14 @@ mod tests {
             let of = |name: &str| claims[name].clone();
             assert_eq!([of("owner"), of("user"), of("sub"), of("iss")], ["anna", "anna", "anna", "aralez"]);
             assert_eq!([of("iat"), of("exp")], [NOW, NOW + 300]);
-            assert_eq!([of("random"), of("aud")], ["random", "aud"].map(|name| fields.get(name).filter(|_| name == "aud" || fields["random"] == "r").cloned().unwrap_or_default()));
+            assert_eq!(
+                [of("random"), of("aud")],
+                ["random", "aud"].map(|name| fields
+                    .get(name)
+                    .filter(|_| name == "aud" || fields["random"] == "r")
+                    .cloned()
+                    .unwrap_or_default())
+            );
             assert!(claims.get("master_key").is_none() && !claims.to_string().contains(KEY));
         }
     }
@@ -151,7 +158,9 @@ mod tests {
             assert_eq!(answered, status, "{body} {kind:?} {value}");
             assert!(value["error"].is_string() && !value.to_string().contains("5aeff7f9"), "{value}");
         }
-        for minutes in [json!(0), json!(-1), json!(1.5), json!("5"), json!(LONGEST + 1), json!(u64::MAX), json!(1e30), json!(null), json!([5])] {
+        for minutes in
+            [json!(0), json!(-1), json!(1.5), json!("5"), json!(LONGEST + 1), json!(u64::MAX), json!(1e30), json!(null), json!([5])]
+        {
             for name in ["valid", "exp"] {
                 assert_eq!(with(json!({name: minutes})).0, 422, "{name} {minutes}");
             }

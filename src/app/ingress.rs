@@ -113,9 +113,10 @@ impl Source {
 
 /// Reads the routes' files, with a pushed text in the place of the first, and checks them.
 fn load(main: &MainFile, pushed: Option<&str>) -> Result<Loaded, Faults> {
-    let texts = upstreams::read(main, pushed)?;
-    let checked = upstreams::parse(&texts, main)?;
-    let all: Vec<u8> = texts.iter().flat_map(|(_, text)| sha256(text.as_bytes())).collect();
-    let version: String = sha256(&all).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Loaded { routing: Arc::new(checked.routing), consul: checked.consul, shown: shown(&texts).into(), version: version.into() })
+    let texts = upstreams::texts(main, pushed)?;
+    let upstreams::Upstreams { routing, consul, also_read } = upstreams::parse(&texts, main)?;
+    let shown = shown(&texts);
+    // Of what is shown: a digest that anybody may see must not hold a password.
+    let version: String = sha256(shown.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Loaded { routing: Arc::new(routing), consul, also_read, shown: shown.into(), version: version.into() })
 }

@@ -20,14 +20,12 @@ use super::{
     named,
     process::{DEFAULT_GRACE, ProcessSettings},
     read,
-    shape::{At, Definitions, Shape, Several, Switch, Time, place},
+    shape::{At, Definitions, Several, Shape, Switch, Time, place},
     tree::{self, Environment, Node},
 };
-use crate::{
-    model::{
-        ingress::{ClientAddress, ClientAuth, IngressListeners, ProxyProtocol, TlsGrade, TlsListener, filters::Files},
-        listener::{Address, Bind},
-    },
+use crate::model::{
+    ingress::{ClientAddress, ClientAuth, IngressListeners, ProxyProtocol, TlsGrade, TlsListener, filters::Files},
+    listener::{Address, Bind},
 };
 
 /// `Strict-Transport-Security` where the file asks for it without a time, and with grade `high`: two years, what browsers' preload lists want.

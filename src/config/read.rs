@@ -162,7 +162,11 @@ impl Text for Url {
                 && uri.host().is_some_and(|host| !host.is_empty())
                 && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && is_port(authority))
         });
-        if fine { Ok(Self(text.to_owned())) } else { wrong(format!("{text:?} is no URL"), "write http:// or https:// with a host, for example https://new.example") }
+        if fine {
+            Ok(Self(text.to_owned()))
+        } else {
+            wrong(format!("{text:?} is no URL"), "write http:// or https:// with a host, for example https://new.example")
+        }
     }
 }
 
@@ -178,14 +182,22 @@ impl Text for Server {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = path.strip_prefix("//").unwrap_or(path);
             if !path.starts_with('/') || path.len() > 107 {
-                return wrong(format!("{text:?} is no socket"), "write its path from the root on, at most 107 bytes, for example unix:/run/app.sock");
+                return wrong(
+                    format!("{text:?} is no socket"),
+                    "write its path from the root on, at most 107 bytes, for example unix:/run/app.sock",
+                );
             }
             return Ok(Self { host: ServerHost::Unix(path.into()), scheme: Some(Scheme::Http), weight: 1 });
         }
         let (scheme, authority) = match text.split_once("://") {
             Some((word, rest)) => match Scheme::parse(&word.to_ascii_lowercase()) {
                 Some(scheme) => (Some(scheme), rest.strip_suffix('/').unwrap_or(rest)),
-                None => return wrong(format!("{word:?} is no scheme of a server"), "use http, https, h2c, grpc or grpcs, or none to have it found out"),
+                None => {
+                    return wrong(
+                        format!("{word:?} is no scheme of a server"),
+                        "use http, https, h2c, grpc or grpcs, or none to have it found out",
+                    );
+                }
             },
             None => (None, text),
         };
@@ -259,5 +271,8 @@ pub(super) fn client_host(text: &str) -> Result<(), Wrong> {
     if fine {
         return Ok(());
     }
-    wrong(format!("{text:?} is no host"), "write a name such as shop.example, *.shop.example or [::1], or DEFAULT for every other; a host has no port")
+    wrong(
+        format!("{text:?} is no host"),
+        "write a name such as shop.example, *.shop.example or [::1], or DEFAULT for every other; a host has no port",
+    )
 }

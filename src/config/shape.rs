@@ -107,13 +107,7 @@ impl<T: Section> Shape for T {
 }
 
 /// Adds the schema of a key under all its spellings.
-pub(super) fn property<T: Shape>(
-    all: &mut Map<String, Value>,
-    definitions: &mut Definitions,
-    key: &str,
-    aliases: &[&str],
-    about: &[&str],
-) {
+pub(super) fn property<T: Shape>(all: &mut Map<String, Value>, definitions: &mut Definitions, key: &str, aliases: &[&str], about: &[&str]) {
     let schema = |about: String, definitions: &mut Definitions| match T::schema(definitions) {
         Value::Object(mut schema) => {
             schema.insert("description".to_owned(), about.into());
@@ -196,11 +190,7 @@ fn found<'a>(node: &'a Node, keys: &Keys, check: &mut Check) -> Option<Found<'a>
         match found.get(name) {
             Some((first, _)) => {
                 let what = if first.text == key.text { "a second".to_owned() } else { format!("{:?} is the same key as", key.text) };
-                check.fault(
-                    &key.place,
-                    format!("{what} {:?}", first.text),
-                    format!("the first is in line {}; keep one", first.place.line),
-                );
+                check.fault(&key.place, format!("{what} {:?}", first.text), format!("the first is in line {}; keep one", first.place.line));
             }
             None if matches!(value.kind, Kind::Null) => {
                 check.fault(&key.place, format!("{:?} has no value", key.text), "give it one, or take the key away");
@@ -254,7 +244,9 @@ mod tests {
 
     #[test]
     fn the_distance_counts_letters_put_in_left_out_or_exchanged() {
-        for (one, other, steps) in [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("thread", "threads", 1), ("sevrers", "servers", 2), ("kitten", "sitting", 3)] {
+        for (one, other, steps) in
+            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("thread", "threads", 1), ("sevrers", "servers", 2), ("kitten", "sitting", 3)]
+        {
             assert_eq!((distance(one, other), distance(other, one)), (steps, steps), "{one} {other}");
         }
     }

@@ -95,7 +95,8 @@ impl Node {
             ));
         }
         let limits = serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPLAYED };
-        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true, alias_limits: limits };
+        let options =
+            serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough, strict_booleans: true, alias_limits: limits };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(|error| fault::of_parser(&error, &file))?;
         Ok(raw.node(&file))
     }

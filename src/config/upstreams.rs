@@ -66,9 +66,9 @@ pub fn files(main: &MainFile) -> Result<Vec<PathBuf>, Faults> {
 ///
 /// # Errors
 /// [`Faults`] with each that cannot be read.
-pub fn read(main: &MainFile, pushed: Option<&str>) -> Result<Vec<(PathBuf, String)>, Faults> {
+pub fn texts(main: &MainFile, pushed: Option<&str>) -> Result<Vec<(PathBuf, String)>, Faults> {
     let mut check = Check::default();
-    let mut read = Vec::new();
+    let mut texts = Vec::new();
     for path in files(main)? {
         let text = match pushed.filter(|_| path == main.upstreams) {
             Some(pushed) => Ok(pushed.to_owned()),
@@ -79,11 +79,11 @@ pub fn read(main: &MainFile, pushed: Option<&str>) -> Result<Vec<(PathBuf, Strin
             None => tree::read(&path),
         };
         match text {
-            Ok(text) => read.push((path, text)),
+            Ok(text) => texts.push((path, text)),
             Err(faults) => check.faults(faults),
         }
     }
-    check.finish(read)
+    check.finish(texts)
 }
 
 /// Reads and checks the routes file of a `main.yaml` and what is beside it.
@@ -91,7 +91,7 @@ pub fn read(main: &MainFile, pushed: Option<&str>) -> Result<Vec<(PathBuf, Strin
 /// # Errors
 /// [`Faults`] with everything that is wrong, in whichever file.
 pub fn load(main: &MainFile) -> Result<Upstreams, Faults> {
-    parse(&read(main, None)?, main)
+    parse(&texts(main, None)?, main)
 }
 
 /// Checks routes from their texts: the routes file, or what was pushed in its place, then those of `conf.d` in their order. Each is named by its path;

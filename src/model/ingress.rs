@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
+use self::auth::{AuthKind, JwtAuth};
 pub use self::{
     certificates::{CertificatePair, Certificates, Challenges, TlsGrade},
     filters::{Action, Filters},
@@ -20,7 +21,6 @@ pub use self::{
     network::{ClientAddress, Networks, ProxyProtocol},
     pool::{Pool, PoolSource, Server, ServerHost},
 };
-use self::auth::{AuthKind, JwtAuth};
 use super::{
     access_log::AccessLog,
     cluster::Cluster,

@@ -9,7 +9,7 @@ use openssl::{
     pkey::{PKey, Private},
     x509::{
         X509, X509Builder, X509NameBuilder,
-        extension::{BasicConstraints, SubjectAlternativeName},
+        extension::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier},
     },
 };
 
@@ -41,6 +41,9 @@ impl Ca {
         let name = name.build();
         let mut builder = builder(&key, &name);
         builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
+        builder.append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build().unwrap()).unwrap();
+        let subject_key = SubjectKeyIdentifier::new().build(&builder.x509v3_context(None, None)).unwrap();
+        builder.append_extension(subject_key).unwrap();
         builder.set_subject_name(&name).unwrap();
         builder.sign(&key, MessageDigest::sha256()).unwrap();
         Self { certificate: builder.build(), key }
@@ -129,7 +132,14 @@ impl WebCa {
             subject.append_entry_by_text("CN", common).unwrap();
         }
         builder.set_subject_name(&subject.build()).unwrap();
+        let authority = AuthorityKeyIdentifier::new().keyid(true).build(&builder.x509v3_context(Some(&self.0.certificate), None)).unwrap();
+        builder.append_extension(authority).unwrap();
+        builder.append_extension(KeyUsage::new().critical().digital_signature().key_encipherment().build().unwrap()).unwrap();
+        builder.append_extension(ExtendedKeyUsage::new().server_auth().client_auth().build().unwrap()).unwrap();
         let mut san = SubjectAlternativeName::new();
+        if common.is_empty() {
+            san.critical();
+        }
         for name in names {
             if name.parse::<std::net::IpAddr>().is_ok() {
                 san.ip(name)

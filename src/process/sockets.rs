@@ -2,7 +2,7 @@
 //! this one. Whoever listens asks here first.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     fs,
     io::{self, ErrorKind},
@@ -32,6 +32,8 @@ const BACKLOG: i32 = 4096;
 pub struct Sockets {
     /// Those that nobody has asked for yet.
     ready: Mutex<HashMap<Address, OwnedFd>>,
+    /// What will be asked for, at some time.
+    promised: Mutex<HashSet<Address>>,
     /// Copies of those that serve for as long as the process does.
     lasting: Mutex<Vec<(Address, OwnedFd)>>,
 }
@@ -60,7 +62,7 @@ impl Sockets {
         self.ready.lock().insert(address, socket);
     }
 
-    /// Sees to it that a socket is there before anybody asks for it.
+    /// Sees to it that a socket is there before anybody asks for it, however late.
     ///
     /// # Errors
     /// As [`Sockets::listen`].
@@ -68,6 +70,7 @@ impl Sockets {
         if !self.ready.lock().contains_key(&wanted.address) {
             self.put(wanted.address.clone(), bind(wanted)?);
         }
+        self.promised.lock().insert(wanted.address.clone());
         Ok(())
     }
 
@@ -98,9 +101,10 @@ impl Sockets {
         self.lasting.lock().iter().map(|(address, socket)| Ok((address.clone(), socket.try_clone()?))).collect()
     }
 
-    /// Closes what nobody has asked for, and says what that was: connections to it would wait for ever.
+    /// Closes what nobody asks for, and says what that was: connections to it would wait for ever.
     pub fn close_rest(&self) -> Vec<Address> {
-        self.ready.lock().drain().map(|(address, _closed)| address).collect()
+        let promised = self.promised.lock();
+        self.ready.lock().extract_if(|address, _| !promised.contains(address)).map(|(address, _closed)| address).collect()
     }
 }
 
@@ -209,6 +213,7 @@ mod tests {
         sockets.prepare(&at(address.clone())).unwrap();
         let Address::Tcp(tcp) = address else { unreachable!() };
         let _waiting = TcpStream::connect(tcp).unwrap();
+        assert!(sockets.close_rest().is_empty(), "somebody will ask for it");
         sockets.listen_for_good(&at(address.clone())).unwrap();
         assert_eq!(sockets.lasting().unwrap()[0].0, address);
     }

@@ -115,16 +115,19 @@ impl Sidecar {
 
     /// Refuses: answers, and leaves the reason for the record.
     async fn refuse(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora_core::Result<bool> {
-        let status = refusal.status();
-        let too_large = status == 413;
-        if too_large || matches!(refusal, Refusal::BadRequest(_) | Refusal::NoForm(_)) {
-            // Whatever follows on such a connection cannot be trusted to be a request, or is too much to wait for one.
+        if let Refusal::BadRequest(_) | Refusal::NoForm(_) = refusal {
+            // Whatever follows on such a connection cannot be trusted to be a request.
             session.set_keepalive(None);
         }
+        let discards = matches!(refusal, Refusal::Answer(_)) && !session.as_downstream().is_http2();
+        if discards && body::is_small(session.req_header()) {
+            body::discard(session).await;
+        }
+        let status = refusal.status();
         let answered = refusal.answer(session, |request, head| Self::finish(request, head, exchange, status)).await;
         exchange.refusal = Some(refusal);
-        if too_large {
-            body::linger(session).await;
+        if discards && !session.is_body_done() {
+            body::discard(session).await;
         }
         answered.map(|()| true)
     }
@@ -473,7 +476,7 @@ impl ProxyHttp for Sidecar {
             tracing::debug!("the client left before it was answered: {gone}");
         }
         if *error.etype() == BODY_TOO_LARGE {
-            body::linger(session).await;
+            body::discard(session).await;
         }
         exchange.refusal = refusal;
         FailToProxy { error_code, can_reuse_downstream: false }

@@ -26,6 +26,9 @@ pub enum Refusal {
         /// What is wrong.
         why: &'static str,
     },
+    /// What came is no HTTP, of no version: it is not answered.
+    #[error("it is no HTTP")]
+    NotHttp,
     /// The head of the request did not come in time.
     #[error("request header timeout")]
     HeadTimeout,
@@ -151,6 +154,8 @@ impl Refusal {
         match self {
             Self::Redirect(_) => 307,
             Self::Malformed { status, .. } => *status,
+            // None is sent.
+            Self::NotHttp => 0,
             Self::HeadTimeout => 408,
             Self::HeadTooLong => 431,
             Self::BadRequest(_) | Self::NoForm(_) => 400,
@@ -167,7 +172,7 @@ impl Refusal {
     /// The `grpc-status` that goes with it.
     fn grpc_status(&self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::Malformed { .. } | Self::HeadTimeout | Self::HeadTooLong => 13,
+            Self::BadRequest(_) | Self::Malformed { .. } | Self::NotHttp | Self::HeadTimeout | Self::HeadTooLong => 13,
             Self::NoForm(_) | Self::Redirect(_) | Self::Internal(_) => 13,
             Self::Denied(_) => 7,
             Self::Timeout => 4,
@@ -180,7 +185,7 @@ impl Refusal {
     /// The flag for log and metrics.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::BadRequest(_) | Self::Malformed { .. } | Self::NoForm(_) | Self::HeadTimeout | Self::HeadTooLong => {
+            Self::BadRequest(_) | Self::Malformed { .. } | Self::NotHttp | Self::NoForm(_) | Self::HeadTimeout | Self::HeadTooLong => {
                 Flag::DownstreamProtocolError
             }
             Self::Denied(_) => Flag::Unauthorized,
@@ -200,6 +205,7 @@ impl Refusal {
     pub fn details(&self) -> &'static str {
         match self {
             Self::BadRequest(_) | Self::Malformed { .. } => "bad_request",
+            Self::NotHttp => "not_http",
             Self::HeadTimeout => "request_header_timeout",
             Self::HeadTooLong => "request_headers_too_large",
             Self::NoForm(_) => "path_normalization_failed",
@@ -235,7 +241,9 @@ impl Refusal {
             Self::Overflow(_) => reset("overflow"),
             Self::Protocol(_) => reset("protocol error"),
             Self::Internal(_) => "internal error\n".to_owned(),
-            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout | Self::HeadTimeout | Self::HeadTooLong => self.to_string(),
+            Self::Denied(_) | Self::NoHealthyEndpoint | Self::Timeout | Self::NotHttp | Self::HeadTimeout | Self::HeadTooLong => {
+                self.to_string()
+            }
             Self::Redirect(_) => String::new(),
             Self::BadRequest(_) | Self::Malformed { .. } | Self::NoForm(_) | Self::NoRoute => format!("{self}\n"),
         };

@@ -29,7 +29,9 @@ use crate::{
 };
 
 mod dialing;
+mod ingress;
 mod patience;
+mod secure;
 
 fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()

@@ -1,21 +1,30 @@
 //! `POST /jwt`: tokens. The master key is in the body, where both known forms have it; guesses count as those elsewhere do.
 
 use axum::{
+    Json,
     body::Bytes,
     extract::{ConnectInfo, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 
 use super::{ConfigApi, Peer, key::Refusal};
 
-pub(super) async fn issue(State(api): State<ConfigApi>, ConnectInfo(Peer(peer)): ConnectInfo<Peer>, body: Bytes) -> Response {
+/// The most bytes of a request for a token.
+pub(super) const MOST_BYTES: usize = 64 << 10;
+
+pub(super) async fn issue(
+    State(api): State<ConfigApi>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     if !api.enabled {
         return (StatusCode::FORBIDDEN, "tokens are off: main.yaml says config_api_enabled: false\n").into_response();
     }
-    let (status, answer) = (api.issue)(&body);
+    let (status, answer) = (api.issue)(&body, headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()));
     if let Err(refusal @ Refusal::TooMany(_)) = api.key.count(peer, status != StatusCode::FORBIDDEN) {
         return refusal.into_response();
     }
-    (status, [(CONTENT_TYPE, "application/json")], answer).into_response()
+    (status, Json(answer)).into_response()
 }

@@ -3,14 +3,17 @@
 use std::{
     net::TcpListener,
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::config_api::{ConfigApi, InForce, Later, MasterKey, Pushed, Refused, tls::Identity},
+    admin::{
+        config_api::{ConfigApi, InForce, Later, MasterKey, Pushed, Refused, tls::Identity},
+        tokens,
+    },
     config::main_file::{ApiSettings, ApiTls},
     control::ingress::{
         reload::{NotTaken, Push, Pushes},
@@ -56,7 +59,7 @@ pub(super) fn start(settings: &ApiSettings, sockets: &Sockets, behind: Behind, s
 
 fn join(settings: &ApiSettings, behind: Behind) -> ConfigApi {
     let Behind { pushes, snapshots, bindings, telemetry } = behind;
-    let (shown, guards) = (pushes.clone(), bindings.clone());
+    let (shown, guards, key) = (pushes.clone(), bindings.clone(), settings.master_key.clone());
     ConfigApi {
         key: Arc::new(MasterKey::new(settings.master_key.as_ref())),
         enabled: settings.enabled,
@@ -73,7 +76,7 @@ fn join(settings: &ApiSettings, behind: Behind) -> ConfigApi {
                 since: now.since.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs(),
             }
         }),
-        issue: Arc::new(|_| (http::StatusCode::NOT_IMPLEMENTED, "{}".to_owned())),
+        issue: Arc::new(move |body, media_type| tokens::issue(body, media_type, key.as_ref(), SystemTime::now())),
     }
 }
 

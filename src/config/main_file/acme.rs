@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{Checker, raw::{self, Main}};
+use super::{
+    Checker,
+    raw::{self, Main},
+};
 use crate::config::{
     acme::{AcmeCertificate, AcmeChallenge, AcmeSettings, LETS_ENCRYPT},
     read,
@@ -23,7 +26,11 @@ impl Checker<'_> {
             AcmeChallenge::TlsAlpn01 => ("proxy_address_tls", raw.proxy_address_tls.is_some()),
         };
         if !is_there {
-            self.check.fault(place, format!("the ACME server asks at {needed}, which is not there"), format!("add {needed}, or another challenge"));
+            self.check.fault(
+                place,
+                format!("the ACME server asks at {needed}, which is not there"),
+                format!("add {needed}, or another challenge"),
+            );
         }
         let certificates = self.orders(acme, place)?;
         let contact = |at: &At<String>| if at.value.contains(':') { at.value.clone() } else { format!("mailto:{}", at.value) };
@@ -48,7 +55,10 @@ impl Checker<'_> {
         for At { value: Several(names), .. } in lists {
             let domains: Vec<String> = names.iter().filter_map(|name| self.domain(name, &mut known)).collect();
             if let Some(first) = domains.first() {
-                certificates.push(AcmeCertificate { name: first.as_str().into(), domains: domains.iter().map(|name| name.as_str().into()).collect() });
+                certificates.push(AcmeCertificate {
+                    name: first.as_str().into(),
+                    domains: domains.iter().map(|name| name.as_str().into()).collect(),
+                });
             }
         }
         Some(certificates)
@@ -57,7 +67,10 @@ impl Checker<'_> {
     fn domain(&mut self, name: &At<String>, known: &mut Vec<String>) -> Option<String> {
         let domain = name.value.trim_end_matches('.').to_ascii_lowercase();
         let wrong = if domain.starts_with("*.") {
-            Some((format!("{:?} cannot be ordered: a wildcard needs the challenge dns-01", name.value), "list each name, or put a certificate into the folder"))
+            Some((
+                format!("{:?} cannot be ordered: a wildcard needs the challenge dns-01", name.value),
+                "list each name, or put a certificate into the folder",
+            ))
         } else if !read::is_host_name(&domain) || !domain.contains('.') {
             Some((format!("{:?} is no name that an ACME server certifies", name.value), "write a DNS name such as shop.example"))
         } else if known.contains(&domain) {

@@ -256,7 +256,9 @@ impl<T: Shape> Shape for Switch<T> {
         match &node.kind {
             Kind::Bool(false) => Some(Self::Off),
             Kind::Bool(true) => Some(Self::On),
-            Kind::Text { text, expanded: true } if text == "true" || text == "false" => Some(if text == "true" { Self::On } else { Self::Off }),
+            Kind::Text { text, expanded: true } if text == "true" || text == "false" => {
+                Some(if text == "true" { Self::On } else { Self::Off })
+            }
             _ => T::read(node, check).map(Self::With),
         }
     }

@@ -1,6 +1,10 @@
 //! Texts that nobody means: told or taken, but never a crash, and never for long.
 
-use std::{fs, path::PathBuf, time::{Duration, Instant}};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
 
@@ -10,16 +14,54 @@ use crate::config::{main_file::MainFile, upstreams};
 /// A value of YAML in flow style, made of words that mean something.
 fn value() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
-        "upstreams", "paths", "servers", "/", "a.test", "127.0.0.1:80", "rate_limit", "authorization", "type", "jwt", "creds", "true", "0", "-1", "1e9",
-        "headers", "a: b", "consul", "services", "real", "proxy", "healthcheck", "cors", "origins", "*", "${NUMBER}", "${", "files", "root", "~", "", "[::1]:1",
-        "sticky_sessions", "5s", "tls_ca", "redirect_to", "https://a", "<<", "DEFAULT",
+        "upstreams",
+        "paths",
+        "servers",
+        "/",
+        "a.test",
+        "127.0.0.1:80",
+        "rate_limit",
+        "authorization",
+        "type",
+        "jwt",
+        "creds",
+        "true",
+        "0",
+        "-1",
+        "1e9",
+        "headers",
+        "a: b",
+        "consul",
+        "services",
+        "real",
+        "proxy",
+        "healthcheck",
+        "cors",
+        "origins",
+        "*",
+        "${NUMBER}",
+        "${",
+        "files",
+        "root",
+        "~",
+        "",
+        "[::1]:1",
+        "sticky_sessions",
+        "5s",
+        "tls_ca",
+        "redirect_to",
+        "https://a",
+        "<<",
+        "DEFAULT",
     ]);
     let leaf = word.prop_map(|word| if word.starts_with(['-', '1', '0', 't']) { word.to_owned() } else { format!("{word:?}") });
     leaf.prop_recursive(6, 64, 5, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(", "))),
-            prop::collection::vec((inner.clone(), inner), 0..5)
-                .prop_map(|entries| format!("{{{}}}", entries.into_iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", "))),
+            prop::collection::vec((inner.clone(), inner), 0..5).prop_map(|entries| format!(
+                "{{{}}}",
+                entries.into_iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", ")
+            )),
         ]
     })
 }
@@ -83,7 +125,9 @@ fn files_of_other_bytes_are_told_with_their_place() {
         upstreams::load(&main).map_err(|faults| faults.to_string())
     };
     assert!(upstreams::load(&main).unwrap_err().to_string().contains("upstreams.yaml:1:1: cannot be read: "));
-    assert!(told(b"upstreams: {}\n# \xff\n").unwrap_err().contains("upstreams.yaml:2:3: is not UTF-8 from here on; save the file as UTF-8"));
+    assert!(
+        told(b"upstreams: {}\n# \xff\n").unwrap_err().contains("upstreams.yaml:2:3: is not UTF-8 from here on; save the file as UTF-8")
+    );
     assert!(told(&vec![b'#'; 9 << 20]).unwrap_err().contains("upstreams.yaml:1:1: is larger than 8 MiB; split it into files of conf.d"));
     assert!(told(b"").unwrap_err().contains("the file is empty"));
     assert!(told(b"\xef\xbb\xbfupstreams: {}\n").is_ok(), "a byte order mark is no fault (YAML 1.2.2, section 5.2)");

@@ -15,8 +15,9 @@ fn every_example_loads() {
     for name in EXAMPLES {
         let text = fs::read_to_string(folder.join(name).join("main.yaml")).unwrap();
         let env = |name: &str| Some(format!("value-of-{name}"));
-        let main = MainFile::parse_in(&text, &folder.join(name).join("main.yaml"), env).unwrap_or_else(|faults| panic!("{name}:\n{faults}"));
-        let texts = upstreams::read(&main, None).unwrap();
+        let main =
+            MainFile::parse_in(&text, &folder.join(name).join("main.yaml"), env).unwrap_or_else(|faults| panic!("{name}:\n{faults}"));
+        let texts = upstreams::texts(&main, None).unwrap();
         let routes = upstreams::parse_in(&texts, &main, env).unwrap_or_else(|faults| panic!("{name}:\n{faults}"));
         assert!(!routes.routing.routes.is_empty(), "{name}");
     }

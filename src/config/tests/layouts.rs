@@ -1,10 +1,7 @@
 //! The layouts and spellings of both times, and how files come together.
 
 use super::{main_of, routes, routes_of};
-use crate::{
-    config::upstreams::Upstreams,
-    model::ingress::auth::AuthKind,
-};
+use crate::{config::upstreams::Upstreams, model::ingress::auth::AuthKind};
 
 /// The routes of a file as `name -> servers`.
 fn shown(upstreams: &Upstreams) -> Vec<String> {
@@ -31,7 +28,8 @@ fn a_file_of_conf_d_replaces_whole_hosts_and_the_last_one_wins() {
     let first = "rate_limit: 5\nupstreams:\n  a.test: {paths: {/: {servers: [\"127.0.0.1:1\"]}, /x: {servers: [\"127.0.0.1:1\"]}}}\n  b.test: {paths: {/: {servers: [\"127.0.0.1:2\"]}}}\n";
     let second = "A.test: {paths: {/: {servers: [\"127.0.0.1:3\"]}}}\nc.test: {paths: {/: {servers: [\"127.0.0.1:4\"]}}}\n";
     let third = "upstreams: {a.test: {paths: {/y: {servers: [\"127.0.0.1:5\"]}}}}\n";
-    let merged = routes_of(&[("u.yaml", first), ("conf.d/1.yaml", second), ("conf.d/2.yaml", third), ("conf.d/3.yaml", "# none\n")]).unwrap();
+    let merged =
+        routes_of(&[("u.yaml", first), ("conf.d/1.yaml", second), ("conf.d/2.yaml", third), ("conf.d/3.yaml", "# none\n")]).unwrap();
     let names: Vec<&str> = merged.routing.routes.iter().map(|route| &*route.route.name).collect();
     assert_eq!(names, ["a.test/y", "b.test/", "c.test/"]);
     assert!(merged.routing.routes.iter().all(|route| route.filters.limits[0].rate == 5), "what holds for all paths holds for these too");
@@ -49,7 +47,9 @@ fn both_spellings_of_keys_mean_the_same() {
         let file = |keys: &str| format!("{keys}\nupstreams: {{a.test: {{paths: {{/: {{servers: [\"b:1\"]}}}}}}}}\n");
         assert_eq!(routes(&file(one)).unwrap().routing, routes(&file(other)).unwrap().routing, "{one} {other}");
     }
-    let service = |keys: &str| format!("provider: consul\nconsul: {{servers: [\"http://127.0.0.1:8500\"], services: [{{{keys}}}]}}\nupstreams: {{}}\n");
+    let service = |keys: &str| {
+        format!("provider: consul\nconsul: {{servers: [\"http://127.0.0.1:8500\"], services: [{{{keys}}}]}}\nupstreams: {{}}\n")
+    };
     let seeds = routes(&service("proxy: a.test, real: web")).unwrap();
     assert_eq!(seeds.routing, routes(&service("hostname: a.test, upstream: web, path: /")).unwrap().routing);
     assert_eq!(seeds.routing, routes("upstreams: {a.test: {paths: {/: {consul: {service: web}}}}}\n").unwrap().routing);

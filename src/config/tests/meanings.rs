@@ -46,7 +46,8 @@ fn a_path_goes_before_its_host_and_a_host_before_the_file() {
     assert_eq!(limits("rate_limit: 1", "rate_limit: 2", ""), [("a.test".to_owned(), 2)]);
     assert_eq!(limits("rate_limit: 1", "rate_limit: 2", ", rate_limit: {rate: 3}"), [("a.test/api".to_owned(), 3)]);
     assert_eq!(limits("rate_limit: 1", "rate_limit: 2", ", rate_limit: false"), []);
-    let auth = |path: &str| route("authorization: {type: apikey, creds: k}", "", &format!("{{servers: [\"b:1\"]{path}}}")).filters.auth.clone();
+    let auth =
+        |path: &str| route("authorization: {type: apikey, creds: k}", "", &format!("{{servers: [\"b:1\"]{path}}}")).filters.auth.clone();
     assert_eq!(auth("").unwrap().scope.as_ref(), "global");
     assert_eq!(auth(", authorization: {type: basic, creds: \"a:b\"}").unwrap().scope.as_ref(), "a.test/api");
     assert_eq!(auth(", authorization: false"), None);
@@ -70,7 +71,11 @@ fn rewriting_replaces_the_prefix_at_its_slash() {
 
 #[test]
 fn servers_have_schemes_weights_and_backups() {
-    let text = file("", "", "{servers: [\"b:1\", \"https://c\", \"[::1]:2\", \"unix:/run/s\", {address: \"grpcs://d:3\", weight: 5}, {address: \"e:4\", backup: true}]}");
+    let text = file(
+        "",
+        "",
+        "{servers: [\"b:1\", \"https://c\", \"[::1]:2\", \"unix:/run/s\", {address: \"grpcs://d:3\", weight: 5}, {address: \"e:4\", backup: true}]}",
+    );
     let pools = routes(&text).unwrap().routing.pools;
     let servers = |at: usize| match &pools[at].source {
         PoolSource::Servers(servers) => json!(servers),
@@ -97,7 +102,10 @@ fn what_is_not_said_has_the_stated_defaults() {
     assert_eq!((route.route.timeout, route.route.idle_timeout), (None, Some(Duration::from_secs(60))));
     assert_eq!((pool.connect_timeout, pool.limits.requests), (Duration::from_secs(5), u32::MAX));
     let health = pool.health.as_ref().unwrap();
-    assert_eq!((health.interval, health.timeout, health.healthy_after, health.unhealthy_after), (Duration::from_secs(2), Duration::from_secs(2), 1, 2));
+    assert_eq!(
+        (health.interval, health.timeout, health.healthy_after, health.unhealthy_after),
+        (Duration::from_secs(2), Duration::from_secs(2), 1, 2)
+    );
     assert!(pool.tls.verify);
     assert_eq!(route.filters.as_ref(), &Default::default());
 }
@@ -124,7 +132,8 @@ fn pools_are_as_their_keys_say() {
 fn a_path_may_redirect_or_serve_files() {
     let redirect = route("", "", "{redirect_to: \"https://b.test/x\", redirect_status: 308, servers: [\"b:1\"]}");
     assert_eq!(json!(redirect.action), json!({"redirect": {"to": "https://b.test/x", "status": 308, "exact": false}}));
-    let Action::Files(files) = route("", "", "{files: {root: /www, index: [a.html, b.html], listing: true, precompressed: true, cache_control: no-cache}}").action
+    let Action::Files(files) =
+        route("", "", "{files: {root: /www, index: [a.html, b.html], listing: true, precompressed: true, cache_control: no-cache}}").action
     else {
         panic!("files")
     };

@@ -71,7 +71,10 @@ fn a_bad_main_file_is_told_in_these_words() {
         ("proxy_tls_grade: best", "3:18 \"best\" is no TLS grade; use high, medium, unsafe"),
         ("proxy_certificates: a\nproxy_configs: b", "4:16 proxy_certificates and proxy_configs name the same folder; keep one"),
         ("hsts: true", "3:7 hsts without proxy_address_tls"),
-        ("client_certificates: {required: true}\nproxy_address_tls: 127.0.0.1:1\nproxy_certificates: c", "3:22 client_certificates without ca"),
+        (
+            "client_certificates: {required: true}\nproxy_address_tls: 127.0.0.1:1\nproxy_certificates: c",
+            "3:22 client_certificates without ca",
+        ),
         ("hc_method: PUT", "3:12 \"PUT\" is no method of health checks; use head, get, post"),
         ("hc_interval: 0", "3:14 hc_interval 0 would probe without a pause"),
         ("hc_interval: -2", "3:14 where a time (seconds, or a text such as \"200ms\""),
@@ -89,7 +92,10 @@ fn a_bad_main_file_is_told_in_these_words() {
         ("acme: {domains: [\"*.a.test\"]}\nproxy_certificates: c", "3:18 a wildcard needs the challenge dns-01"),
         ("acme: {domains: [a.test, A.test]}\nproxy_certificates: c", "3:26 \"A.test\" is ordered twice"),
         ("acme: {domains: [a.test], challenge: tls-alpn-01}\nproxy_certificates: c", "3:7 asks at proxy_address_tls, which is not there"),
-        ("acme: {domains: [a.test], challenge: dns-01}\nproxy_certificates: c", "3:38 \"dns-01\" is no challenge; use http-01, tls-alpn-01"),
+        (
+            "acme: {domains: [a.test], challenge: dns-01}\nproxy_certificates: c",
+            "3:38 \"dns-01\" is no challenge; use http-01, tls-alpn-01",
+        ),
         ("work_stealing: true", "3:1 \"work_stealing\" means nothing here; it is always on"),
         ("tcp_keepalive_idle: 10", "3:1 \"tcp_keepalive_idle\" means nothing here"),
         ("max_retries: 3", "3:1 \"max_retries\" means nothing here; retries belong to routes"),
@@ -105,7 +111,10 @@ fn a_main_file_that_lacks_what_it_needs_is_told_so() {
         ("proxy_address_http: 127.0.0.1:1", "1:1 upstreams_conf is missing; name the file with the routes"),
         ("", "1:1 nothing stands here, where a map is wanted"),
         ("[]", "1:1 a list stands here, where a map is wanted"),
-        ("proxy_address_http: 127.0.0.1:3000\nupstreams_conf: u\nmaster_key: k", "1:1 is where the config API listens if nothing else is said"),
+        (
+            "proxy_address_http: 127.0.0.1:3000\nupstreams_conf: u\nmaster_key: k",
+            "1:1 is where the config API listens if nothing else is said",
+        ),
     ];
     table(rows.map(|(row, expected)| (row.to_owned(), expected)), main_file);
 }
@@ -159,13 +168,19 @@ fn a_bad_path_is_told_in_these_words() {
         ("{servers: [\"a:1\"], rate_limit: -1}", "5:40 -1 is not a whole number from 1"),
         ("{servers: [\"a:1\"], rate_limit: true}", "5:40 rate_limit: true does not say enough; write for example rate_limit: 100"),
         ("{servers: [\"a:1\"], rate_limit: {burst: 2}}", "5:40 rate_limit without rate"),
-        ("{servers: [\"a:1\"], rate_limit: {rate: 2, by: ip}}", "5:54 \"ip\" says not who shares a counter; use client, header:NAME or claim:NAME"),
+        (
+            "{servers: [\"a:1\"], rate_limit: {rate: 2, by: ip}}",
+            "5:54 \"ip\" says not who shares a counter; use client, header:NAME or claim:NAME",
+        ),
         ("{servers: [\"a:1\"], x4xx_limit: 5}", "5:28 \"x4xx_limit\" means nothing here; it would shut out everybody"),
         ("{servers: [\"a:1\"], cors: true}", "5:34 cors: true does not say enough"),
         ("{servers: [\"a:1\"], cors: {}}", "5:34 cors without origins"),
         ("{servers: [\"a:1\"], cors: {origins: a.test}}", "5:44 \"a.test\" is no origin; write it as browsers do"),
         ("{servers: [\"a:1\"], cors: {origins: \"https://a.test/\"}}", "5:44 is no origin"),
-        ("{servers: [\"a:1\"], cors: {origins: \"*\", credentials: true}}", "5:44 origin * with credentials would let every site act for the user"),
+        (
+            "{servers: [\"a:1\"], cors: {origins: \"*\", credentials: true}}",
+            "5:44 origin * with credentials would let every site act for the user",
+        ),
         ("{servers: [\"a:1\"], cors: {origins: \"*\", methods: \"get it\"}}", "5:58 \"get it\" is no method"),
         ("{servers: [\"a:1\"], body_limit: big}", "5:40 where a size (bytes, or a text such as \"64KB\" or \"10MiB\") is wanted"),
         ("{servers: [\"a:1\"], compression: 11}", "5:41 11 is not a whole number from 1 to 9"),
@@ -173,7 +188,10 @@ fn a_bad_path_is_told_in_these_words() {
         ("{servers: [\"a:1\"], connect_timeout: 0}", "5:45 connect_timeout is 0"),
         ("{servers: [\"a:1\"], retries: 11}", "5:37 11 is not a whole number from 1 to 10"),
         ("{servers: [\"a:1\"], retries: {on: never}}", "5:42 \"never\" is no condition of a retry"),
-        ("{servers: [\"a:1\"], balance: fair}", "5:37 \"fair\" is no way to balance; use round_robin, least_request, random, ring_hash, maglev"),
+        (
+            "{servers: [\"a:1\"], balance: fair}",
+            "5:37 \"fair\" is no way to balance; use round_robin, least_request, random, ring_hash, maglev",
+        ),
         ("{servers: [\"a:1\"], hash_by: client}", "5:37 hash_by without hashing; write balance: ring_hash or maglev"),
         ("{servers: [\"a:1\"], balance: maglev, hash_by: ip}", "5:54 \"ip\" says not what is hashed"),
         ("{servers: [\"a:1\"], sticky_sessions: 0}", "5:45 sticky_sessions of less than a second"),
@@ -191,7 +209,10 @@ fn a_bad_path_is_told_in_these_words() {
         ("{servers: [\"a:1\"], proxy_header: v3}", "5:42 \"v3\" is no version of the PROXY protocol; use v1, v2, off"),
         ("{servers: [\"a:1\"], allow: 10.0.0.0/40}", "5:35 \"10.0.0.0/40\" is no network"),
         ("consul: {tags: [a]}", "5:17 a service of Consul without its name"),
-        ("consul: {service: s, connect: true}", "5:30 \"connect\" means nothing here; mTLS to the sidecars of services comes in a later version"),
+        (
+            "consul: {service: s, connect: true}",
+            "5:30 \"connect\" means nothing here; mTLS to the sidecars of services comes in a later version",
+        ),
         ("consul: {service: s, scheme: gopher}", "5:38 \"gopher\" is no scheme of a server"),
     ];
     table(rows.map(|(row, expected)| (path_with(row), expected)), routes_file);
@@ -263,7 +284,10 @@ fn a_bad_routes_file_is_told_in_these_words() {
             "upstreams:\n  a.test: {paths: {/: {servers: [\"b:1\"]}, /: {servers: [\"b:2\"]}}}\n",
             "2:43 a second \"/\"; the first is in line 2; keep one",
         ),
-        ("upstreams: {a.test: {paths: {api: {servers: [\"b:1\"]}}}}\n", "1:30 the path \"api\" does not begin with a slash; write \"/api\""),
+        (
+            "upstreams: {a.test: {paths: {api: {servers: [\"b:1\"]}}}}\n",
+            "1:30 the path \"api\" does not begin with a slash; write \"/api\"",
+        ),
         ("upstreams: {a.test: {paths: {\"/a?b\": {servers: [\"b:1\"]}}}}\n", "1:30 has a query or a fragment"),
         ("upstreams: {a.test: {paths: {/a//b: {servers: [\"b:1\"]}}}}\n", "1:30 no request ever has the path \"/a//b\"; write \"/a/b\""),
         ("upstreams: {a.test: {paths: {/a/../b: {servers: [\"b:1\"]}}}}\n", "1:30 no request ever has the path \"/a/../b\"; write \"/b\""),

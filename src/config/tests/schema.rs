@@ -35,7 +35,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                 }
             }
             "enum" if !wanted.as_array().unwrap().contains(value) => found.push(fault()),
-            "pattern" if !value.as_str().is_none_or(|text| regex::Regex::new(wanted.as_str().unwrap()).unwrap().is_match(text)) => found.push(fault()),
+            "pattern" if !value.as_str().is_none_or(|text| regex::Regex::new(wanted.as_str().unwrap()).unwrap().is_match(text)) => {
+                found.push(fault())
+            }
             "minimum" if value.as_f64().is_some_and(|number| number < wanted.as_f64().unwrap()) => found.push(fault()),
             "maximum" if value.as_f64().is_some_and(|number| number > wanted.as_f64().unwrap()) => found.push(fault()),
             "enum" | "pattern" | "minimum" | "maximum" => {}
@@ -53,7 +55,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
             }
             "additionalProperties" => {
                 let known = schema.get("properties").and_then(Value::as_object);
-                for (key, inner) in value.as_object().into_iter().flatten().filter(|(key, _)| !known.is_some_and(|known| known.contains_key(*key))) {
+                for (key, inner) in
+                    value.as_object().into_iter().flatten().filter(|(key, _)| !known.is_some_and(|known| known.contains_key(*key)))
+                {
                     match wanted {
                         Value::Bool(false) => found.push(format!("{at}: unknown {key}")),
                         schema => found.extend(faults(root, schema, inner, &format!("{at}.{key}"))),
@@ -86,9 +90,22 @@ fn the_schemas_accept_every_example() {
 fn the_schemas_accept_every_form_of_a_value_and_refuse_others() {
     let path = |keys: &str| format!("{{a.test: {{paths: {{/: {{servers: [\"b:1\"], {keys}}}}}}}}}");
     for keys in [
-        "rate_limit: 5", "rate_limit: false", "rate_limit: \"${NUMBER}\"", "rate_limit: {rate: 5, by: \"header:X\"}", "sticky_sessions: true",
-        "sticky_sessions: 60", "sticky_sessions: 5m", "balance: Maglev, hash_by: client", "timeout: 0.5", "healthcheck: {expect: [200, \"300-308\"]}",
-        "authorization: {type: JWT, data: x}", "body_limit: 10MiB", "allow: 10.0.0.0/8", "allow: [10.0.0.0/8]", "proxy_header: V1", "retries: 2",
+        "rate_limit: 5",
+        "rate_limit: false",
+        "rate_limit: \"${NUMBER}\"",
+        "rate_limit: {rate: 5, by: \"header:X\"}",
+        "sticky_sessions: true",
+        "sticky_sessions: 60",
+        "sticky_sessions: 5m",
+        "balance: Maglev, hash_by: client",
+        "timeout: 0.5",
+        "healthcheck: {expect: [200, \"300-308\"]}",
+        "authorization: {type: JWT, data: x}",
+        "body_limit: 10MiB",
+        "allow: 10.0.0.0/8",
+        "allow: [10.0.0.0/8]",
+        "proxy_header: V1",
+        "retries: 2",
     ] {
         let text = path(keys);
         super::routes(&text).unwrap();

@@ -4,7 +4,10 @@ mod jwt;
 
 use std::{sync::Arc, time::Duration};
 
-use super::{policy::{Scope, positive}, raw_auth::{self, Kind}};
+use super::{
+    policy::{Scope, positive},
+    raw_auth::{self, Kind},
+};
 use crate::{
     config::{
         fault::{Check, Place},

@@ -47,7 +47,9 @@ fn is_agent(address: &str) -> bool {
         Some(("unix", path)) => path.starts_with('/'),
         Some(("http" | "https", rest)) => rest.parse::<http::Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty())),
         Some(_) => false,
-        None => address.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty() && authority.port_u16().is_some()),
+        None => {
+            address.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty() && authority.port_u16().is_some())
+        }
     }
 }
 
@@ -80,7 +82,13 @@ pub(super) fn paths(raw: Option<&At<raw::Consul>>, file: &Path, table: &mut Tabl
         };
         let Some(service) = service else { continue };
         let path = value.path.as_ref().map_or_else(|| Key { place: place.clone(), text: "/".to_owned() }, key);
-        let route = RawRoute { policy: value.policy.clone(), keys: value.place.clone(), servers: None, consul: Some(service), place: place.clone() };
+        let route = RawRoute {
+            policy: value.policy.clone(),
+            keys: value.place.clone(),
+            servers: None,
+            consul: Some(service),
+            place: place.clone(),
+        };
         table.add_path(&key(host), path, route, file, check);
     }
 }

@@ -161,7 +161,13 @@ impl Table {
     }
 }
 
-fn routes(host: &Key, at: &Place, paths: Option<At<Entries<raw::PathRoute>>>, folder: &Path, check: &mut Check) -> Vec<(Key, RawRoute, PathBuf)> {
+fn routes(
+    host: &Key,
+    at: &Place,
+    paths: Option<At<Entries<raw::PathRoute>>>,
+    folder: &Path,
+    check: &mut Check,
+) -> Vec<(Key, RawRoute, PathBuf)> {
     let (paths, at) = paths.map_or_else(|| (Vec::new(), at.clone()), |At { value, place }| (value, place));
     if paths.is_empty() {
         check.lacking(&at, format!("the host {:?} has no paths", host.text), "give it at least paths: {\"/\": {servers: [...]}}");
@@ -200,7 +206,11 @@ fn prefix(text: &str) -> Result<(), Wrong> {
     }
     match path::normalize(text, &NORMALIZATION) {
         Ok(normal) if normal.path_and_query == text => Ok(()),
-        Ok(normal) => Err((format!("no request ever has the path {text:?}"), format!("write {:?}, which it becomes", normal.path_and_query))),
-        Err(error) => Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned())),
+        Ok(normal) => {
+            Err((format!("no request ever has the path {text:?}"), format!("write {:?}, which it becomes", normal.path_and_query)))
+        }
+        Err(error) => {
+            Err((format!("the path {text:?} cannot be asked for: {error}"), "write it as browsers send it, percent-encoded".to_owned()))
+        }
     }
 }

@@ -91,7 +91,8 @@ impl Policy {
             filters.limits = limit.into_iter().collect();
         }
         if let Some(at) = &raw.authorization {
-            filters.auth = on("authorization", at, "{type: apikey, creds: KEY}", check).and_then(|raw| auth::auth(raw, &at.place, scope, check));
+            filters.auth =
+                on("authorization", at, "{type: apikey, creds: KEY}", check).and_then(|raw| auth::auth(raw, &at.place, scope, check));
         }
         if let Some(at) = &raw.body_limit {
             filters.body_limit = on("body_limit", at, "10MB", check).map(|size| size.0);
@@ -173,7 +174,8 @@ fn retries(raw: &raw::Retries, check: &mut Check) -> RetryPolicy {
         .filter_map(|at| {
             let condition = RetryOn::parse(&at.value);
             if condition.is_none() {
-                let advice = "use connect-failure, reset, refused-stream, gateway-error, 5xx, retriable-4xx or a status of gRPC such as unavailable";
+                let advice =
+                    "use connect-failure, reset, refused-stream, gateway-error, 5xx, retriable-4xx or a status of gRPC such as unavailable";
                 check.fault(&at.place, format!("{:?} is no condition of a retry", at.value), advice);
             }
             condition
@@ -199,10 +201,12 @@ fn cors(raw: &raw::Cors, at: &At<Switch<raw::Cors>>, check: &mut Check) -> Optio
         }
     }
     let credentials = raw.credentials.as_ref().is_some_and(|at| at.value);
-    if credentials
-        && let Some(any) = origins.iter().find(|origin| origin.value == "*")
-    {
-        check.fault(&any.place, "origin * with credentials would let every site act for the user", "list the origins, or credentials: false");
+    if credentials && let Some(any) = origins.iter().find(|origin| origin.value == "*") {
+        check.fault(
+            &any.place,
+            "origin * with credentials would let every site act for the user",
+            "list the origins, or credentials: false",
+        );
     }
     let names = |list: &Option<At<Several<Of<HeaderName>>>>| -> Vec<Arc<str>> {
         list.iter().flat_map(|at| &at.value.0).map(|name| name.value.0.as_str().into()).collect()

@@ -2,7 +2,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{policy::{Scope, positive}, raw_pool::{Health, LimitKeys, Passive, PoolPolicy, ProbeType, RawSticky}};
+use super::{
+    policy::{Scope, positive},
+    raw_pool::{Health, LimitKeys, Passive, PoolPolicy, ProbeType, RawSticky},
+};
 use crate::{
     config::{
         fault::Check,
@@ -258,7 +261,11 @@ fn http_probe(raw: &Health, defaults: &HealthDefaults, check: &mut Check) -> Pro
     if let Some(at) = &raw.path
         && let Err(error) = path::normalize(&at.value, &path::Normalization::default())
     {
-        check.fault(&at.place, format!("{:?} cannot be asked for: {error}", at.value), "write a path from the slash on, for example /health");
+        check.fault(
+            &at.place,
+            format!("{:?} cannot be asked for: {error}", at.value),
+            "write a path from the slash on, for example /health",
+        );
     }
     if let Some(at) = &raw.host
         && at.value.parse::<http::uri::Authority>().is_err()

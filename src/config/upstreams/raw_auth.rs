@@ -1,10 +1,8 @@
 //! The keys of `authorization`.
 
-use crate::{
-    config::{
-        read::Url,
-        shape::{Of, Several, Switch, Time, Within, Word, Words, section},
-    },
+use crate::config::{
+    read::Url,
+    shape::{Of, Several, Switch, Time, Within, Word, Words, section},
 };
 
 section! {

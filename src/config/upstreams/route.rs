@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{policy::{Policy, Scope}, raw};
+use super::{
+    policy::{Policy, Scope},
+    raw,
+};
 use crate::{
     config::{
         fault::{Check, Place},
@@ -104,10 +107,10 @@ fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Op
                 check.lacking(at, "files without root", "name the folder");
                 return None;
             };
-            let index = value.index.as_ref().map_or_else(
-                || vec!["index.html".into()],
-                |list| list.value.0.iter().map(|name| file_name(name, check)).collect(),
-            );
+            let index = value
+                .index
+                .as_ref()
+                .map_or_else(|| vec!["index.html".into()], |list| list.value.0.iter().map(|name| file_name(name, check)).collect());
             let cache_control = value.cache_control.as_ref().and_then(|at| {
                 let fine = read::header_value(&at.value).map_err(|(what, advice)| check.fault(&at.place, what, advice));
                 fine.ok().map(|text| text.into())
@@ -166,7 +169,11 @@ fn sources(path: &Key, raw: &RawRoute, main: &MainFile, check: &mut Check) -> Ve
         (Some(list), None) => {
             let (first, backup) = servers(raw, list, main, check);
             if first.is_empty() && list.value.is_empty() {
-                check.lacking(&list.place, format!("the path {:?} has no server", path.text), "list at least one, for example servers: [\"127.0.0.1:8080\"]");
+                check.lacking(
+                    &list.place,
+                    format!("the path {:?} has no server", path.text),
+                    "list at least one, for example servers: [\"127.0.0.1:8080\"]",
+                );
             } else if first.is_empty() && !backup.is_empty() {
                 check.fault(&list.place, "all servers are backup", "leave backup away at one at least");
             }

@@ -142,7 +142,7 @@ fn pair(name: &str, files: &Files, now: i64, problems: &mut Vec<Unusable>) -> Re
     if let Some(why) = age(not_before, not_after, now) {
         problems.push(problem(path, &why, "renew it; it is shown all the same"));
     }
-    if let Some(broken) = chain.windows(2).find_map(|two| unlinked(two)) {
+    if let Some(broken) = chain.windows(2).find_map(unlinked) {
         problems.push(problem(path, &broken, "write each certificate before the one that issued it, or clients cannot follow the chain"));
     }
     let ocsp = files.ocsp.as_ref().and_then(|path| ocsp(path, &chain).map_err(|why| problems.push(why)).ok());

@@ -40,11 +40,13 @@ const WAITING_PUSHES: usize = 4;
 pub struct Loaded {
     /// Which request goes where.
     pub routing: Arc<Routing>,
-    /// Whom its pools of Consul ask.
+    /// The agents that Consul services are asked of.
     pub consul: Vec<AgentConfig>,
+    /// Files that they were made of beside the usual ones: secrets, certificates, key sets.
+    pub also_read: Vec<PathBuf>,
     /// The configuration that says so, as one YAML text without its secrets.
     pub shown: Arc<str>,
-    /// Names the texts that it was made of: two are the same if this is.
+    /// Names what is shown of it.
     pub version: Arc<str>,
 }
 
@@ -138,6 +140,14 @@ pub struct Files {
     pub load: Load,
 }
 
+impl Files {
+    /// All that is watched.
+    fn places(&self, also: &[PathBuf]) -> Vec<Place> {
+        let own = [Place::File(self.main.clone()), Place::Folder { path: self.folder.clone(), endings: &["yaml"] }];
+        own.into_iter().chain(also.iter().cloned().map(Place::File)).collect()
+    }
+}
+
 /// Keeps the routes; see [`Routes::run`].
 pub struct Routes {
     files: Files,
@@ -153,7 +163,7 @@ pub struct Routes {
 impl Routes {
     /// For routes that were handed over already, with the pools and the keys that look after them.
     pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
-        let watch = Watch::new([Place::File(files.main.clone()), Place::Folder { path: files.folder.clone(), endings: &["yaml"] }]);
+        let watch = Watch::new(files.places(&loaded.also_read));
         let (sender, orders) = mpsc::channel(WAITING_PUSHES);
         telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
         telemetry.metrics.config_version(&loaded.version);
@@ -224,11 +234,14 @@ impl Routes {
 
     async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
         let now = self.in_force.borrow().clone();
-        let changes = loaded.routing != now.loaded.routing || loaded.consul != now.loaded.consul;
+        let changes = (&loaded.routing, &loaded.consul) != (&now.loaded.routing, &now.loaded.consul);
         if changes {
             self.pools.set_consul(loaded.consul.clone());
             replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
             info!(version = &*loaded.version, source = ?of, "new routes");
+        }
+        if loaded.also_read != now.loaded.also_read {
+            self.watch.turn_to(self.files.places(&loaded.also_read));
         }
         let since = if changes { SystemTime::now() } else { now.since };
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });

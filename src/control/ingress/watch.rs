@@ -39,6 +39,17 @@ pub struct Watch {
     /// What the owner knows.
     known: Arc<Look>,
     hints: Hints,
+    /// Whether to listen to the kernel.
+    kernel: bool,
+}
+
+fn absolute(places: impl IntoIterator<Item = Place>) -> Arc<[Place]> {
+    let absolute = |path: path::PathBuf| path::absolute(&path).unwrap_or(path);
+    let places = places.into_iter().map(|place| match place {
+        Place::File(path) => Place::File(absolute(path)),
+        Place::Folder { path, endings } => Place::Folder { path: absolute(path), endings },
+    });
+    places.collect()
 }
 
 impl Watch {
@@ -48,15 +59,14 @@ impl Watch {
     }
 
     fn with(places: impl IntoIterator<Item = Place>, kernel: bool) -> Self {
-        let absolute = |path: path::PathBuf| path::absolute(&path).unwrap_or(path);
-        let places: Arc<[Place]> = places
-            .into_iter()
-            .map(|place| match place {
-                Place::File(path) => Place::File(absolute(path)),
-                Place::Folder { path, endings } => Place::Folder { path: absolute(path), endings },
-            })
-            .collect();
-        Self { hints: Hints::new(places.clone(), kernel), places, known: Arc::default() }
+        let places = absolute(places);
+        Self { hints: Hints::new(places.clone(), kernel), places, known: Arc::default(), kernel }
+    }
+
+    /// Watches other places from now on; files that were watched before are known as they were.
+    pub fn turn_to(&mut self, places: impl IntoIterator<Item = Place>) {
+        self.places = absolute(places);
+        self.hints = Hints::new(self.places.clone(), self.kernel);
     }
 
     /// Waits until the files hold something else than what the owner knows, and rest. May be dropped at any time: nothing is lost then.

@@ -15,7 +15,8 @@ pub struct Auth {
     pub kind: AuthKind,
     /// The credentials do not reach the server.
     pub strip: bool,
-    /// Failures a minute and client before everything from there is answered 429 for a while; `None` is without limit.
+    /// Failures a minute and client before everything from there is answered 429 for the rest of the minute, except who was right there lately; `None` is
+    /// without limit.
     pub failures: Option<u32>,
 }
 
@@ -70,6 +71,6 @@ pub struct ForwardAuth {
     pub timeout: Duration,
     /// Headers of the client's request that it is shown, lower case, beside the usual ones; empty is all.
     pub request_headers: Vec<Arc<str>>,
-    /// Headers of its answer that the server gets, lower case.
+    /// Headers of its answer that the server gets, lower case; one that ends in `*` is a prefix. Nobody else may send them.
     pub response_headers: Vec<Arc<str>>,
 }

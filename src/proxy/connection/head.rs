@@ -87,8 +87,11 @@ impl Connection {
         }
     }
 
-    /// Answers a refused head, and ends the connection.
+    /// Answers a refused head, unless it is none of HTTP, and ends the connection.
     pub async fn refuse(mut self, refusal: &Refusal) {
+        if *refusal == Refusal::NotHttp {
+            return self.close(true).await;
+        }
         let (status, text) = (refusal.status(), refusal.body());
         let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
         let length = text.len();

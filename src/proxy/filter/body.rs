@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use crate::proxy::refusal::{Answer, Refusal};
 
-/// How long the rest of what a refused client sends is read over, so that it sees our answer before the connection is reset.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the body of a refused request is read over.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How much of it, bytes.
-const LINGER_BYTES: usize = 16 << 20;
+const MOST: usize = 16 << 20;
+/// Up to this announced length the connection is kept after a refusal, bytes.
+const SMALL: u64 = 64 << 10;
 
 /// Refuses a body whose announced length is over the limit, before a byte of it is read.
 ///
@@ -29,10 +31,15 @@ pub fn too_large() -> Refusal {
     Answer::new(413, "request_body_too_large").body("request body too large\n").into()
 }
 
-/// Reads over what still comes from a client whose connection ends with its answer: were there unread bytes, the kernel would reset the connection
-/// and the client might lose the answer.
-pub async fn linger(session: &mut Session) {
-    let mut left = LINGER_BYTES;
+/// Whether the body of an HTTP/1 request is so short that reading it over costs less than a new connection, and the client sends it unasked.
+pub fn is_small(request: &RequestHeader) -> bool {
+    check(SMALL, request).is_ok() && request.headers.contains_key(CONTENT_LENGTH) && !request.headers.contains_key(EXPECT)
+}
+
+/// Reads over the body of a refused request. Before the answer, the connection can be kept then; after it, the client sees the answer: were there
+/// unread bytes when the connection is closed, the kernel would reset it.
+pub async fn discard(session: &mut Session) {
+    let mut left = MOST;
     let reading = async {
         while let Ok(Some(chunk)) = session.read_request_body().await {
             left = left.saturating_sub(chunk.len());
@@ -41,8 +48,8 @@ pub async fn linger(session: &mut Session) {
             }
         }
     };
-    // A client that goes on for longer does not wait for an answer.
-    let _ = tokio::time::timeout(LINGER, reading).await;
+    // Who goes on for longer does not wait for an answer.
+    let _ = tokio::time::timeout(PATIENCE, reading).await;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use http::{
     HeaderMap, HeaderName, Method, StatusCode,
-    header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE},
+    header::{ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRAILER},
 };
 use pingora_core::{
     Result,
@@ -58,6 +58,7 @@ pub fn prepare(
         asked.insert_header(ACCEPT_ENCODING, coding.as_str())?;
         context.adjust_algorithm_level(coding, rules.level);
         context.request_filter(&asked);
+        context.response_header_filter(answer, false);
     }
     Ok(())
 }
@@ -69,7 +70,11 @@ fn may_be_compressed(answer: &ResponseHeader) -> bool {
     if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED) {
         return false;
     }
-    if answer.headers.contains_key(CONTENT_ENCODING) || answer.headers.contains_key(CONTENT_RANGE) || field(&BUFFERING) == "no" {
+    if answer.headers.contains_key(CONTENT_ENCODING)
+        || answer.headers.contains_key(CONTENT_RANGE)
+        || answer.headers.contains_key(TRAILER)
+        || field(&BUFFERING) == "no"
+    {
         return false;
     }
     let mut directives =
@@ -79,7 +84,8 @@ fn may_be_compressed(answer: &ResponseHeader) -> bool {
     }
     let kind = field(&CONTENT_TYPE).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let is_text = kind.starts_with("text/") && kind != "text/event-stream" || kind.ends_with("+json") || TEXT.contains(&&*kind);
-    is_text && field(&CONTENT_LENGTH).parse().is_ok_and(|length: u64| length >= SHORTEST) || is_text && field(&CONTENT_LENGTH).is_empty()
+    let length = field(&CONTENT_LENGTH);
+    is_text && (length.is_empty() || length.parse().is_ok_and(|length: u64| length >= SHORTEST))
 }
 
 /// The coding that the client likes best (RFC 9110, section 12.5.3), if it likes one no less than none; of equals the first of ours.
@@ -164,6 +170,7 @@ mod tests {
             (200, vec![html, ("content-range", "bytes 0-1/2")], false),
             (200, vec![html, ("cache-control", "public, No-Transform")], false),
             (200, vec![html, ("x-accel-buffering", "no")], false),
+            (200, vec![html, ("trailer", "x")], false),
             (204, vec![html], false),
             (206, vec![html], false),
             (304, vec![html], false),
@@ -189,7 +196,6 @@ mod tests {
             }
             let mut context = ResponseCompressionCtx::new(0, false, false);
             prepare(&Compression { level: 5 }, &request, &mut answer, &mut context).unwrap();
-            context.response_header_filter(&mut answer, false);
             let body = context.is_enabled().then(|| context.response_body_filter(Some(&"a".repeat(2000).into()), true));
             let field = |name: &str| answer.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned();
             (["content-encoding", "vary", "etag", "content-length"].map(field), body.flatten().map(|body| body.len() < 100))

@@ -188,7 +188,7 @@ mod tests {
         ] {
             let value = HeaderValue::from_str(origin).unwrap();
             assert_eq!(allowed_origin(&cors(&listed), &value).is_some(), allowed, "{origin}");
-            assert_eq!(allowed_origin(&cors(&["*"]), &value).is_some(), true, "{origin}");
+            assert!(allowed_origin(&cors(&["*"]), &value).is_some(), "{origin}");
         }
         let null = HeaderValue::from_static("null");
         assert!(allowed_origin(&cors(&["https://shop.example"]), &null).is_none(), "a sandboxed page is nobody's");

@@ -6,11 +6,11 @@
 mod listing;
 mod root;
 
-use std::{future::poll_fn, path::PathBuf, pin::Pin};
+use std::{future::poll_fn, io, path::PathBuf, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, Method, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
     header::{
         ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_LENGTH, ETAG, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
         IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION, RANGE,
@@ -31,6 +31,8 @@ use crate::{
 
 /// What of a path's segment is encoded in what we write: all but what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// How long a client may take nothing of a file that is being sent.
+const STUCK: Duration = Duration::from_secs(60);
 /// What of a request a file's answer depends on.
 const CONDITIONS: [HeaderName; 6] = [ACCEPT_ENCODING, IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE, RANGE];
 
@@ -39,6 +41,8 @@ pub struct FileAnswer {
     /// Its head.
     pub head: ResponseHeader,
     body: ServeFileSystemResponseBody,
+    /// Of its body, bytes.
+    length: u64,
 }
 
 /// Finds what a request for a folder's file is answered with.
@@ -58,7 +62,7 @@ pub async fn find(files: &Files, request: &RequestHeader) -> Result<FileAnswer, 
         tracing::warn!(folder = %files.root.display(), "the folder cannot be opened: {why}");
         not_found()
     })?;
-    let found = root.kind(relative(&segments)).await.map_err(|_| not_found())?;
+    let found = root.kind(relative(&segments)).await.map_err(unread)?;
     if found.is_dir() {
         if !path.ends_with('/') {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -71,7 +75,7 @@ pub async fn find(files: &Files, request: &RequestHeader) -> Result<FileAnswer, 
             None if files.listing => return Err(listing::answer(&root, relative(&segments), path).await),
             None => return Err(not_found()),
         }
-    } else if path.ends_with('/') {
+    } else if path.ends_with('/') || !found.is_file() {
         return Err(not_found());
     }
     read(files, root, request, &segments).await
@@ -79,6 +83,13 @@ pub async fn find(files: &Files, request: &RequestHeader) -> Result<FileAnswer, 
 
 fn not_found() -> Refusal {
     Answer::new(404, "file_not_found").body("not found\n").into()
+}
+
+fn unread(why: io::Error) -> Refusal {
+    match why.kind() {
+        io::ErrorKind::NotFound => not_found(),
+        _ => Refusal::Internal(format!("a file cannot be read: {why}")),
+    }
 }
 
 /// The decoded segments of a path below a route's prefix. `None` for what names no file: segments that begin with a dot (with them `.` and `..`),
@@ -120,10 +131,7 @@ async fn read(files: &Files, root: Root, request: &RequestHeader, segments: &[St
         *asked.method_mut() = request.method.clone();
         *asked.uri_mut() = path.parse().map_err(|_| not_found())?;
         *asked.headers_mut() = headers;
-        folder.try_call(asked).await.map_err(|why| match why.kind() {
-            std::io::ErrorKind::NotFound => not_found(),
-            _ => Refusal::Internal(format!("a file cannot be read: {why}")),
-        })
+        folder.try_call(asked).await.map_err(unread)
     };
     let mut headers = HeaderMap::new();
     for name in CONDITIONS.iter().filter(|name| **name != RANGE || is_one_range(request)) {
@@ -133,7 +141,9 @@ async fn read(files: &Files, root: Root, request: &RequestHeader, segments: &[St
     }
     let mut answer = ask(headers.clone()).await?;
     let ranged = matches!(answer.status(), StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE);
-    if ranged && !is_unchanged(request, answer.headers()) {
+    // The last 99 bytes of a file that has 10 are all of it; tower-http (0.7) refuses them.
+    let too_short = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE && request.headers.get(RANGE).is_some_and(is_suffix);
+    if too_short || ranged && !is_unchanged(request, answer.headers()) {
         headers.remove(RANGE);
         answer = ask(headers).await?;
     }
@@ -146,6 +156,7 @@ async fn read(files: &Files, root: Root, request: &RequestHeader, segments: &[St
     for (name, value) in &parts.headers {
         head.append_header(name, value).map_err(internal)?;
     }
+    let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or_default();
     if !parts.headers.contains_key(CONTENT_LENGTH) && parts.status != StatusCode::NOT_MODIFIED {
         head.insert_header(CONTENT_LENGTH, "0").map_err(internal)?;
     }
@@ -154,7 +165,7 @@ async fn read(files: &Files, root: Root, request: &RequestHeader, segments: &[St
     {
         head.insert_header(CACHE_CONTROL, &**control).map_err(internal)?;
     }
-    Ok(FileAnswer { head, body })
+    Ok(FileAnswer { head, body, length })
 }
 
 /// Whether a request asks for one range of bytes. Everything else that `Range` may say is not looked at, and the answer is the whole file (RFC 9110,
@@ -171,6 +182,10 @@ fn is_one_range(request: &RequestHeader) -> bool {
     request.method == Method::GET && number(first) && number(last) && (!first.is_empty() || !last.is_empty()) && ordered
 }
 
+fn is_suffix(range: &HeaderValue) -> bool {
+    range.as_bytes().starts_with(b"bytes=-")
+}
+
 /// Whether `If-Range` (RFC 9110, section 13.1.5), if there is one, speaks of the file as it is.
 fn is_unchanged(request: &RequestHeader, answer: &HeaderMap) -> bool {
     let Some(known) = request.headers.get(IF_RANGE) else { return true };
@@ -184,15 +199,13 @@ impl FileAnswer {
     /// # Errors
     /// When the client is gone, or the file cannot be read to the length that was announced; the connection ends then.
     pub async fn send(self, session: &mut Session) -> Result<()> {
-        let Self { mut head, mut body } = self;
-        let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok()).unwrap_or_default();
-        let empty = session.req_header().method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED || length == 0;
-        session.upstream_compression.response_header_filter(&mut head, empty);
+        let Self { head, mut body, length: mut left } = self;
+        let empty = session.req_header().method == Method::HEAD || left == 0;
+        session.set_write_timeout(Some(STUCK));
         session.write_response_header(Box::new(head), empty).await?;
         if empty {
             return Ok(());
         }
-        let mut left = length;
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
             let frame = frame.or_err(ErrorType::FileReadError, "reading a file")?;
             let Ok(mut chunk) = frame.into_data() else { continue };

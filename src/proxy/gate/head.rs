@@ -69,6 +69,10 @@ impl<'a> RequestLine<'a> {
         if !is_token(method) {
             return bad("its method is no token (RFC 9110, section 9.1)");
         }
+        if !version.starts_with(b"HTTP/") && !target.starts_with(b"/") {
+            // Such as the preface of an HTTP/2 client that gets it wrong, which takes words of HTTP/1 for a frame.
+            return Err(Refusal::NotHttp);
+        }
         let is_http10 = match version {
             b"HTTP/1.1" => false,
             b"HTTP/1.0" => true,

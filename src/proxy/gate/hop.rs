@@ -78,14 +78,18 @@ mod tests {
         assert_eq!(left(&fields).unwrap(), ["x-c"]);
         let framing = [("connection", "content-length"), ("content-length", "5")];
         assert_eq!(left(&framing).unwrap(), ["content-length"]);
-        for name in ["host", "Host, close", "x-forwarded-for", "X-Forwarded-Client-Cert", "x-forwarded-proto", "close, :path", "\"x\"", "a b"] {
+        for name in
+            ["host", "Host, close", "x-forwarded-for", "X-Forwarded-Client-Cert", "x-forwarded-proto", "close, :path", "\"x\"", "a b"]
+        {
             assert!(left(&[("connection", name)]).is_err(), "{name}");
         }
     }
 
     #[test]
     fn only_websockets_are_upgraded() {
-        let websocket = |name: &'static str, more: &[(&'static str, &'static str)]| left(&[&[("connection", "Upgrade"), ("upgrade", name)], more].concat()).unwrap();
+        let websocket = |name: &'static str, more: &[(&'static str, &'static str)]| {
+            left(&[&[("connection", "Upgrade"), ("upgrade", name)], more].concat()).unwrap()
+        };
         assert_eq!(websocket("WebSocket", &[]), ["connection", "upgrade"]);
         assert_eq!(websocket("websocket", &[("content-length", "0")]).len(), 3);
         assert!(websocket("h2c", &[("http2-settings", "AAMAAABkAAQAAP__")]).is_empty());

@@ -31,10 +31,10 @@ pub fn check(head: &mut ResponseHeader) -> Result<(), &'static str> {
         return Err("its head is too long");
     }
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if head.version != Version::HTTP_11 || codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err("a Transfer-Encoding other than chunked");
-        }
+    if let Some(coding) = codings.next()
+        && (head.version != Version::HTTP_11 || codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err("a Transfer-Encoding other than chunked");
     }
     let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
     if !lengths.next().is_none_or(|length| super::is_length(length.as_bytes())) || lengths.next().is_some() {

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Entry;
+use super::{Entry, Scene, entries};
 use crate::support::wire::Wire;
 
 /// Longest wait for an answer.
@@ -279,9 +279,9 @@ async fn evil_answers_reach_no_other_client() {
     let cases = Arc::new(cases());
     assert!(cases.len() >= 60, "{}", cases.len());
     let (port, _backend) = evil(cases.clone()).await;
-    let wire = Wire::before(port, "http", json!({})).await;
+    let (wire, edge) = Scene::before(port).await;
     let mut wrong = Vec::new();
-    for (side, entry) in [("public", Entry::Mutual(&wire.public, &wire.peer)), ("upstream", Entry::Plain(&wire.entry))] {
+    for (side, entry) in entries(&wire, &edge) {
         let before = wrong.len();
         for (number, case) in cases.iter().enumerate() {
             let mut stream = entry.connect().await;

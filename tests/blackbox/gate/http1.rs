@@ -1,6 +1,6 @@
 //! HTTP/1 heads (F1–F4, F6, F8–F12 of the threat list): 250 refused and more, and the odd but legal ones that pass.
 
-use super::{Case, on_both_listeners};
+use super::{Case, on_all_listeners};
 
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -390,10 +390,10 @@ fn clean() -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_http1_heads_reach_nobody() {
-    on_both_listeners("ambiguous HTTP/1 heads", 250, &refused()).await;
+    on_all_listeners("ambiguous HTTP/1 heads", 250, &refused()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_http1_requests_are_served() {
-    on_both_listeners("clean HTTP/1 requests", 100, &clean()).await;
+    on_all_listeners("clean HTTP/1 requests", 100, &clean()).await;
 }

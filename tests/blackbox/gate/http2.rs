@@ -1,13 +1,11 @@
 //! HTTP/2 requests (H6, H7 of the threat list) on their way to an HTTP/1 backend.
 
-use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
-use super::backend::{Backend, unsafe_bytes};
+use super::backend::unsafe_bytes;
 use super::frames::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Outcome, PADDED, PRIORITY, block, frame, outcome, preface};
-use super::{Entry, LIMIT};
-use crate::support::wire::Wire;
+use super::{LIMIT, Scene, entries};
 
 type Field = (&'static str, &'static str);
 
@@ -101,12 +99,12 @@ fn refused() -> Vec<Case> {
         cases.push(with(&[(name, value)]));
     }
     cases.push(with(&[("host", "a"), ("host", "a")]));
-    for missing in 0..4 {
+    for (missing, pseudo) in BASE.iter().copied().enumerate().take(4) {
         let fields: Vec<Field> = BASE.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, field)| *field).collect();
-        cases.push(bare(format!("no {}", BASE[missing].0), &fields));
-        cases.push(with(&[BASE[missing]]));
-        let late = [&fields[..], &[("x", "1"), BASE[missing]]].concat();
-        cases.push(bare(format!("{} after a field", BASE[missing].0), &late));
+        cases.push(bare(format!("no {}", pseudo.0), &fields));
+        cases.push(with(&[pseudo]));
+        let late = [&fields[..], &[("x", "1"), pseudo]].concat();
+        cases.push(bare(format!("{} after a field", pseudo.0), &late));
     }
     for length in ["5", "+0", "-1", "x", "0,0", "18446744073709551621"] {
         cases.push(with(&[("content-length", length)]));
@@ -194,12 +192,11 @@ fn clean() -> Vec<Case> {
     cases
 }
 
-async fn on_both_listeners(what: &str, least: usize, cases: &[Case], wanted: fn(Outcome) -> bool, most: usize) {
+async fn on_all_listeners(what: &str, least: usize, cases: &[Case], wanted: fn(Outcome) -> bool, most: usize) {
     assert!(cases.len() >= least, "{} {what} cases", cases.len());
-    let backend = Backend::start().await;
-    let wire = Wire::before(backend.port, "http", json!({})).await;
+    let Scene { backend, wire, edge } = Scene::start().await;
     let mut wrong = Vec::new();
-    for (side, entry) in [("public", Entry::Mutual(&wire.public, &wire.peer)), ("upstream", Entry::Plain(&wire.entry))] {
+    for (side, entry) in entries(&wire, &edge) {
         let before = wrong.len();
         for case in cases {
             backend.clear();
@@ -224,10 +221,10 @@ async fn on_both_listeners(what: &str, least: usize, cases: &[Case], wanted: fn(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_http2_requests_reach_nobody() {
-    on_both_listeners("malformed HTTP/2 requests", 60, &refused(), |ended| ended != Outcome::Served, 1).await;
+    on_all_listeners("malformed HTTP/2 requests", 60, &refused(), |ended| ended != Outcome::Served, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_http2_requests_are_served() {
-    on_both_listeners("clean HTTP/2 requests", 30, &clean(), |ended| ended == Outcome::Served, 1).await;
+    on_all_listeners("clean HTTP/2 requests", 30, &clean(), |ended| ended == Outcome::Served, 1).await;
 }

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use self::backend::{Backend, unsafe_bytes};
+use crate::ingress::Edge;
 use crate::support::ca::Leaf;
 use crate::support::tls::Client;
 use crate::support::wire::Wire;
@@ -136,14 +137,41 @@ async fn served(entry: &Entry<'_>, bytes: &[u8], answers: usize) -> Result<(), S
     }
 }
 
-/// Runs a corpus against the public listener of a service and the upstream listener of its caller, prints the figures, and fails if any case ended wrongly.
-pub async fn on_both_listeners(what: &str, least: usize, cases: &[Case]) {
+/// The three kinds of HTTP listeners, each before the same backend: that of a service, that of its caller, and that of the reverse proxy.
+pub struct Scene {
+    pub backend: Backend,
+    pub wire: Wire,
+    pub edge: Edge,
+}
+
+impl Scene {
+    pub async fn start() -> Scene {
+        let backend = Backend::start().await;
+        let (wire, edge) = Scene::before(backend.port).await;
+        Scene { backend, wire, edge }
+    }
+
+    /// The listeners before another backend.
+    pub async fn before(port: u16) -> (Wire, Edge) {
+        let wire = Wire::before(port, "http", json!({})).await;
+        let upstreams =
+            format!("provider: file\nupstreams:\n  DEFAULT:\n    paths:\n      /: {{servers: ['127.0.0.1:{port}'], healthcheck: false}}\n");
+        (wire, Edge::start(&upstreams).await)
+    }
+}
+
+/// The listeners, by name.
+pub fn entries<'a>(wire: &'a Wire, edge: &'a Edge) -> [(&'static str, Entry<'a>); 3] {
+    [("public", Entry::Mutual(&wire.public, &wire.peer)), ("upstream", Entry::Plain(&wire.entry)), ("ingress", Entry::Plain(&edge.http))]
+}
+
+/// Runs a corpus against each kind of listener, prints the figures, and fails if any case ended wrongly.
+pub async fn on_all_listeners(what: &str, least: usize, cases: &[Case]) {
     assert!(cases.len() >= least, "{} {what} cases", cases.len());
-    let backend = Backend::start().await;
-    let wire = Wire::before(backend.port, "http", json!({})).await;
+    let scene = Scene::start().await;
     let mut wrong = Vec::new();
-    for (side, entry) in [("public", Entry::Mutual(&wire.public, &wire.peer)), ("upstream", Entry::Plain(&wire.entry))] {
-        let figures = run(&entry, &backend, cases).await;
+    for (side, entry) in entries(&scene.wire, &scene.edge) {
+        let figures = run(&entry, &scene.backend, cases).await;
         let bad = figures.wrong.len();
         println!("{what}, {side} listener: {} cases, {} refused, {} served, {bad} wrong", figures.cases, figures.refused, figures.served);
         wrong.extend(figures.wrong.into_iter().map(|line| format!("{side}: {line}")));

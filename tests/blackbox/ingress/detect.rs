@@ -24,14 +24,20 @@ async fn servers_of_any_protocol_need_no_scheme() {
     let yaml = paths(&[("/", &either, ""), ("/grpc", &grpc, ""), ("/tls", &tls, ", tls_ca: ca.pem")]);
     let edge = Setup::new(&yaml).file("ca.pem", ca.root_pem()).start().await;
     // The very first requests: nobody answers 502 while protocols are found out.
-    for (path, app, version) in [("/debug?env=dump", "either", "HTTP/1.1"), ("/grpc/debug?env=dump", "grpc", "HTTP/2.0"), ("/tls/debug?env=dump", "tls", "HTTP/")] {
+    for (path, app, version) in
+        [("/debug?env=dump", "either", "HTTP/1.1"), ("/grpc/debug?env=dump", "grpc", "HTTP/2.0"), ("/tls/debug?env=dump", "tls", "HTTP/")]
+    {
         let answer = edge.get("shop.test", path).await;
         assert_eq!((answer.status.as_u16(), answer.headers["x-app"].to_str().unwrap()), (200, app), "{path}");
         assert!(answer.text().contains(version), "{path}: {}", answer.text());
     }
     let mut socket = clients::websocket(&edge.http, "/chat").await.unwrap();
     socket.send("hello".into()).await.unwrap();
-    assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap().as_str(), "hello", "a server that speaks HTTP/2 too gets its WebSockets");
+    assert_eq!(
+        socket.next().await.unwrap().unwrap().into_text().unwrap().as_str(),
+        "hello",
+        "a server that speaks HTTP/2 too gets its WebSockets"
+    );
 }
 
 #[tokio::test]

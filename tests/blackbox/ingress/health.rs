@@ -44,11 +44,21 @@ async fn a_server_that_fails_its_checks_gets_no_requests_and_a_metric_says_so() 
         .unwrap();
     };
     shown(metric(0)).await;
-    eventually("only the other", SOON, async || Ok(ensure!(answering(&edge).await == ["well"]))).await.unwrap();
+    eventually("only the other", SOON, async || {
+        ensure!(answering(&edge).await == ["well"]);
+        Ok(())
+    })
+    .await
+    .unwrap();
     assert!(edge.aralez.log().contains("a server is unhealthy"));
     sick.answer_always(200);
     shown(metric(1)).await;
-    eventually("both", SOON, async || Ok(ensure!(answering(&edge).await == ["sick", "well"]))).await.unwrap();
+    eventually("both", SOON, async || {
+        ensure!(answering(&edge).await == ["sick", "well"]);
+        Ok(())
+    })
+    .await
+    .unwrap();
     assert!(edge.aralez.log().contains("a server is healthy again"));
 }
 
@@ -61,7 +71,12 @@ async fn a_server_without_checks_is_left_alone_until_somebody_asks_for_it() {
     );
     let edge = Setup::new(&yaml).main("hc_interval: 1").start().await;
     let probed = on.requests();
-    eventually("two more probes of the other", SOON, async || Ok(ensure!(on.requests() > probed + 1))).await.unwrap();
+    eventually("two more probes of the other", SOON, async || {
+        ensure!(on.requests() > probed + 1);
+        Ok(())
+    })
+    .await
+    .unwrap();
     assert_eq!(off.connections(), 0);
     assert_eq!(edge.get("shop.test", "/off").await.status, 200);
 }

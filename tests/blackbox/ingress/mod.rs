@@ -1,9 +1,17 @@
 //! The reverse proxy, `aralez -c main.yaml`, as its users meet it.
 
+mod acme;
+mod api;
+mod auth;
 mod detect;
+mod filters;
 mod health;
+mod reload;
 mod routing;
 mod servers;
+mod sticky;
+mod tls;
+mod weaknesses;
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -16,7 +24,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use tempfile::TempDir;
 
-use crate::support::sidecar::{Aralez, Launch};
+use crate::support::sidecar::{Aralez, Launch, aralez};
 
 /// The master key of all tests.
 pub const MASTER_KEY: &str = "5aeff7f9-7b94-447c-af60-e8c488544a3e";
@@ -28,7 +36,6 @@ pub struct Setup {
     http: u16,
     tls: u16,
     api: u16,
-    arguments: Vec<String>,
 }
 
 impl Setup {
@@ -41,7 +48,7 @@ impl Setup {
             "proxy_address_http: 127.0.0.1:{http}\nconfig_address: 127.0.0.1:{api}\nconfig_api_enabled: true\nmaster_key: {MASTER_KEY}\n\
              upstreams_conf: upstreams.yaml\nlog_level: debug\nthreads: 2\n"
         );
-        Setup { folder, main, http, tls, api, arguments: Vec::new() }
+        Setup { folder, main, http, tls, api }
     }
 
     /// Where its plain and its TLS listener will be.
@@ -49,9 +56,30 @@ impl Setup {
         (Address::port(self.http), Address::port(self.tls))
     }
 
+    /// Where its configuration API will be.
+    pub fn api(&self) -> Address {
+        Address::port(self.api)
+    }
+
+    /// What it says of files that it refuses: `path:line:column: what`, a line each.
+    pub fn refused(self) -> String {
+        let main = self.folder.path().join("main.yaml");
+        fs::write(&main, &self.main).unwrap();
+        let output = aralez().arg("-c").arg(&main).args(["-admin-bind", "off"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// Adds lines to `main.yaml`.
     pub fn main(mut self, lines: &str) -> Setup {
         writeln!(self.main, "{}", lines.trim_end()).unwrap();
+        self
+    }
+
+    /// Writes another thing into `main.yaml` in the place of what it has.
+    pub fn replace_main(mut self, from: &str, to: &str) -> Setup {
+        assert!(self.main.contains(from), "{from} is not in\n{}", self.main);
+        self.main = self.main.replace(from, to);
         self
     }
 
@@ -69,12 +97,6 @@ impl Setup {
         self
     }
 
-    /// Adds an argument to the command line.
-    pub fn arg(mut self, argument: &str) -> Setup {
-        self.arguments.push(argument.to_owned());
-        self
-    }
-
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Edge {
         let mut edge = self.spawn();
@@ -86,10 +108,7 @@ impl Setup {
     pub fn spawn(self) -> Edge {
         let main = self.folder.path().join("main.yaml");
         fs::write(&main, &self.main).unwrap();
-        let mut launch = Launch::serve(&main);
-        for argument in &self.arguments {
-            launch = launch.arg(argument);
-        }
+        let launch = Launch::serve(&main);
         let [http, tls, api] = [self.http, self.tls, self.api].map(Address::port);
         Edge { aralez: launch.spawn(), http, tls, api, folder: self.folder }
     }

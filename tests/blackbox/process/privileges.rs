@@ -3,12 +3,14 @@
 use std::fs;
 use std::process::Command;
 
+use aralez_integration::apps::http_echo;
 use aralez_integration::clients;
 use aralez_integration::net::Address;
 use aralez_integration::process::{Process, Signal};
 use aralez_integration::wait::eventually;
 
 use super::{SOON, Scene, pid_in, text};
+use crate::support::sidecar::Launch;
 
 /// A user and a group that every host has, with numbers that are not the same.
 const USER: &str = "www-data";
@@ -80,6 +82,33 @@ async fn sockets_and_files_are_had_before_privileges_are_dropped_in_every_thread
     assert_eq!(sidecar.exit(SOON).await.code(), Some(0));
     // The folder is root's: the file could only be emptied.
     assert_eq!(fs::read_to_string(&pid).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reverse_proxy_listens_on_low_ports_as_the_user_and_group_of_main_yaml() {
+    let app = http_echo("shop").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let port = low_port();
+    let upstreams = format!("provider: file\nupstreams:\n  \"*\":\n    paths:\n      \"/\": {{servers: [\"http://{}\"]}}\n", app.address);
+    fs::write(path("upstreams.yaml"), upstreams).unwrap();
+    let main =
+        format!("proxy_address_http: 127.0.0.1:{port}\nupstreams_conf: upstreams.yaml\nrunuser: {USER}\nrungroup: {GROUP}\nthreads: 0\n");
+    fs::write(path("main.yaml"), main).unwrap();
+    let mut edge = Launch::serve(&path("main.yaml")).spawn();
+    if !is_root() {
+        assert_eq!(edge.exit(SOON).await.code(), Some(1));
+        assert!(edge.log().contains(&format!("cannot listen on 127.0.0.1:{port}")), "{}", edge.log());
+        return;
+    }
+    edge.ready().await;
+    assert_eq!(clients::get(&Address::port(port), "/").await.unwrap().headers["x-app"], "shop");
+    let (user, group) = (number("/etc/passwd", USER).to_string(), number("/etc/group", GROUP).to_string());
+    assert!(of_threads(edge.id(), "Uid").iter().flatten().all(|uid| *uid == user), "not swapped");
+    assert!(of_threads(edge.id(), "Gid").iter().flatten().all(|gid| *gid == group), "not swapped");
+    let workers = fs::read_dir(format!("/proc/{}/task", edge.id())).unwrap().flatten();
+    let workers = workers.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "data")).count();
+    assert_eq!(workers, std::thread::available_parallelism().unwrap().get(), "threads: 0");
 }
 
 #[tokio::test(flavor = "multi_thread")]

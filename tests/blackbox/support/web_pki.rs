@@ -1,15 +1,21 @@
 //! Certificates of names, as the public web has them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 
+use anyhow::{Context, Result};
+use aralez_integration::net::{Address, Stream};
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
+use openssl::ssl::{Ssl, SslAcceptor, SslContext, SslContextBuilder, SslMethod, SslVersion};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder, X509NameRef};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_openssl::SslStream;
 
 /// An authority that browsers would trust.
 pub struct WebCa {
@@ -90,4 +96,70 @@ fn ec_key() -> PKey<Private> {
 
 fn text(pem: Vec<u8>) -> String {
     String::from_utf8(pem).unwrap()
+}
+
+/// The certificate that a client sees which asks for `name`.
+pub async fn shown(address: &Address, name: &str) -> Result<X509> {
+    let stream = secure(address, Some(name), |_| Ok(())).await?;
+    stream.ssl().peer_certificate().context("no certificate was shown")
+}
+
+/// A TLS 1.2 handshake that offers one suite alone, by OpenSSL's name; `None` asks for no name.
+pub async fn handshake(address: &Address, name: Option<&str>, suite: &str) -> Result<()> {
+    let offer = |context: &mut SslContextBuilder| {
+        context.set_max_proto_version(Some(SslVersion::TLS1_2))?;
+        // Whatever is offered is the client's free choice here: the server shall refuse.
+        context.set_security_level(0);
+        Ok(context.set_cipher_list(suite)?)
+    };
+    secure(address, name, offer).await.map(drop)
+}
+
+/// A TLS connection whose server is not verified.
+pub async fn secure(
+    address: &Address,
+    name: Option<&str>,
+    prepare: impl FnOnce(&mut SslContextBuilder) -> Result<()>,
+) -> Result<SslStream<Stream>> {
+    let mut context = SslContext::builder(SslMethod::tls_client())?;
+    prepare(&mut context)?;
+    let mut session = Ssl::new(&context.build())?;
+    if let Some(name) = name {
+        session.set_hostname(name)?;
+    }
+    let mut stream = SslStream::new(session, address.connect().await?)?;
+    Pin::new(&mut stream).connect().await?;
+    Ok(stream)
+}
+
+/// An HTTPS app that answers 200 to everything, one request a connection; gives its address.
+pub async fn https_app(pair: &Pair) -> SocketAddr {
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_certificate(&X509::from_pem(pair.crt.as_bytes()).unwrap()).unwrap();
+    acceptor.set_private_key(&PKey::private_key_from_pem(pair.key.as_bytes()).unwrap()).unwrap();
+    let acceptor = acceptor.build();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let session = Ssl::new(acceptor.context()).unwrap();
+            tokio::spawn(async move {
+                let mut stream = SslStream::new(session, stream).unwrap();
+                if Pin::new(&mut stream).accept().await.is_err() {
+                    return;
+                }
+                let mut head = Vec::new();
+                while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if !stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
+                        return;
+                    }
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n";
+                if stream.write_all(answer).await.is_ok() {
+                    let _ = stream.shutdown().await;
+                }
+            });
+        }
+    });
+    address
 }

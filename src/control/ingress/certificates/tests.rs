@@ -56,7 +56,8 @@ fn names_are_those_of_the_certificate() {
 fn an_unusable_pair_is_told_of_keeps_its_last_form_and_holds_nobody_back() {
     let ca = WebCa::new();
     let other = ca.issue(&["b.test"]);
-    let cases: [(&str, &dyn Fn(&tempfile::TempDir), &str, &str); 9] = [
+    type Spoil<'a> = &'a dyn Fn(&tempfile::TempDir);
+    let cases: [(&str, Spoil<'_>, &str, &str); 9] = [
         ("half a certificate", &|f| write(f, "b.crt", &other.0[..other.0.len() / 2]), "b.crt", "PEM"),
         ("an empty certificate", &|f| write(f, "b.crt", ""), "b.crt", "no certificate"),
         ("half a key", &|f| write(f, "b.key", &other.1[..other.1.len() / 2]), "b.key", "no whole private key"),

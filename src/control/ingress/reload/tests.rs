@@ -5,10 +5,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    control::{
-        ingress::{keys::Keys, pools::Settings},
-        reconciler,
-    },
+    control::{ingress::pools::Settings, reconciler},
     model::ingress::{Hosts, Paths},
     snapshot::{self, Subscriber},
 };
@@ -44,7 +41,7 @@ fn check(texts: &[String]) -> Result<Loaded, Vec<Unusable>> {
         return Err(problems);
     }
     let routing = Arc::new(Routing { hosts, ..Routing::default() });
-    Ok(Loaded { routing, consul: Vec::new(), shown: texts.concat().into(), version: texts.concat().into() })
+    Ok(Loaded { routing, consul: Vec::new(), also_read: Vec::new(), shown: texts.concat().into(), version: texts.concat().into() })
 }
 
 impl Scene {

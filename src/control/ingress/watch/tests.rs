@@ -234,3 +234,16 @@ async fn what_is_no_file_does_not_hold_up() {
     scene.write("routes.yaml", "back");
     assert!(scene.told().await);
 }
+
+#[tokio::test]
+async fn other_files_can_be_watched_from_some_time_on() {
+    let mut scene = Scene::new(true).await;
+    scene.write("secret", "one");
+    assert!(scene.silent().await);
+    let more = places(scene.folder.path()).into_iter().chain([Place::File(scene.path("secret"))]);
+    scene.watch.turn_to(more);
+    assert!(scene.told().await, "it is new at first");
+    scene.write("secret", "two");
+    assert!(scene.told().await);
+    assert!(scene.silent().await);
+}

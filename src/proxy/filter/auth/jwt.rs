@@ -8,7 +8,7 @@ use super::{Asking, after_scheme, attempts::Tries, unauthorized};
 use crate::{
     model::{
         ingress::auth::JwtAuth,
-        jwt::{Location, Tokens},
+        jwt::{Location, Tokens, Unverified},
         matching::RequestView,
     },
     proxy::{
@@ -59,7 +59,10 @@ pub fn check(jwt: &JwtAuth, asking: &mut Asking<'_>, verifier: &Verifier, tries:
                 // It was issued to somebody: this is no guess.
                 Rejected::Expired(_) => invalid("auth_expired", "the token has expired"),
                 Rejected::NotYet(_) => invalid("auth_expired", "the token is not valid yet"),
-                Rejected::NoKeys(_) => invalid("auth_no_keys", "the token cannot be verified at present"),
+                // The issuer may have newer keys than we: its clients must not be shut out for it.
+                Rejected::NoKeys(_) | Rejected::Unverified(Unverified::UnknownKey) => {
+                    invalid("auth_no_keys", "the token cannot be verified at present")
+                }
                 _ => {
                     tries.failed(token);
                     invalid("auth_failed", "the token is not valid")

@@ -301,7 +301,8 @@ async fn a_refused_token_is_answered_as_rfc_6750_says() {
     ] {
         let (status, answered, challenge) = knock(&token(&claims)).await;
         assert_eq!((status, answered), (if reason.is_empty() { 200 } else { 401 }, reason), "{claims} {challenge}");
-        let description = reason.is_empty() || challenge.starts_with("Bearer realm=\"aralez\", error=\"invalid_token\", error_description=\"");
+        let description =
+            reason.is_empty() || challenge.starts_with("Bearer realm=\"aralez\", error=\"invalid_token\", error_description=\"");
         assert!(description && challenge.contains(words), "{claims}: {challenge}");
     }
     let header = |text: &str| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(text);

@@ -41,7 +41,7 @@ impl Root {
     /// What a path names, if it is a file or a folder beneath this one.
     ///
     /// # Errors
-    /// `NotFound` in every other case.
+    /// As [`Root::opened`].
     pub async fn kind(&self, path: PathBuf) -> io::Result<Metadata> {
         let root = self.clone();
         blocking(move || std::fs::File::from(root.opened(&path, OFlags::PATH)?).metadata()).await
@@ -50,18 +50,31 @@ impl Root {
     /// Opens what a path names.
     ///
     /// # Errors
-    /// `NotFound` when it is nothing beneath this folder, or may not be read.
+    /// `NotFound` when it names nothing beneath this folder, or nothing that may be read; others when the system is short of something, or is older
+    /// than Linux 5.6.
     pub fn opened(&self, path: &PathBuf, flags: OFlags) -> io::Result<OwnedFd> {
+        // Without waiting: a named pipe would keep us until somebody writes. With O_PATH nothing is opened, and no other flag may stand beside it.
+        let waits = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         let mut tries = 0;
         loop {
             tries += 1;
-            // Without waiting: a named pipe would keep us until somebody writes.
-            let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
-            match rustix::fs::openat2(&*self.0, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS) {
+            match rustix::fs::openat2(&*self.0, path, flags | waits | OFlags::CLOEXEC, Mode::empty(), resolve) {
                 Ok(file) => return Ok(file),
                 Err(Errno::AGAIN) if tries < TRIES => {}
-                Err(why @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::NOSYS)) => return Err(why.into()),
-                Err(_) => return Err(io::ErrorKind::NotFound.into()),
+                Err(
+                    Errno::NOENT
+                    | Errno::NOTDIR
+                    | Errno::ACCESS
+                    | Errno::PERM
+                    | Errno::XDEV
+                    | Errno::LOOP
+                    | Errno::NAMETOOLONG
+                    | Errno::NXIO,
+                ) => {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                Err(why) => return Err(why.into()),
             }
         }
     }

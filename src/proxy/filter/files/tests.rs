@@ -60,7 +60,7 @@ fn request(method: &str, path: &str, fields: &[(&'static str, &str)]) -> Request
 /// Status, head and body of an answer.
 async fn get(files: &Files, request: &RequestHeader) -> (u16, HeaderMap, String) {
     match find(files, request).await {
-        Ok(FileAnswer { head, mut body }) => {
+        Ok(FileAnswer { head, mut body, .. }) => {
             let mut all = Vec::new();
             while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 all.extend_from_slice(&frame.unwrap().into_data().unwrap());
@@ -210,7 +210,7 @@ async fn ranges_and_conditions_are_looked_at() {
         ("bytes=8-", part("8-9", "89")),
         ("bytes=8-99", part("8-9", "89")),
         ("bytes=-3", part("7-9", "789")),
-        ("bytes=-99", part("0-9", "0123456789")),
+        ("bytes=-99", whole()),
         ("bytes=10-", (416, "bytes */10".into(), String::new())),
         ("bytes=0-0,2-2", whole()),
         (&format!("bytes={}", ["0-0"; 1000].join(",")), whole()),

@@ -166,6 +166,12 @@ fn fields_are_as_the_grammar_says() {
 }
 
 #[test]
+fn words_that_are_no_http_get_no_answer() {
+    assert_eq!(check(b"INVALID CONNECTION PREFACE\r\n\r\n"), Err(Refusal::NotHttp));
+    assert_eq!(status("GET / PREFACE\r\n\r\n"), Err(400));
+}
+
+#[test]
 fn http10_has_no_codings_and_posts_with_a_length() {
     for head in [
         "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",

@@ -168,19 +168,20 @@ fn the_longer_valid_of_two_certificates_is_shown() {
     assert_eq!(shown(&tls, &shake(&front(&tls), ask(&client(|_| {}), Some("a.test"))).unwrap()), "long");
 }
 
+/// The shortest OCSP answer: "try later" (RFC 6960, section 4.2.1).
+const ANSWER: &[u8] = &[0x30, 3, 0x0a, 1, 3];
+
 #[test]
 fn the_whole_chain_and_the_stapled_answer_go_out() {
     let ca = WebCa::new();
     let mut stapled = pair_of("a", &["a.test"], &ca.issue(&["a.test"]));
     stapled.chain.extend(certificates("test", &ca.root_pem()).unwrap());
-    stapled.ocsp = Some(b"the answer"[..].into());
+    stapled.ocsp = Some(ANSWER.into());
     let tls = tls(TlsGrade::Medium, vec![Arc::new(stapled), pair(&ca, "b", &["b.test"])]);
     let front = front(&tls);
     for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
         let context = client(|builder| builder.set_max_proto_version(Some(version)).unwrap());
-        for (name, length, answer) in
-            [(Some("a.test"), 2, Some(&b"the answer"[..])), (None, 2, Some(b"the answer")), (Some("b.test"), 1, None)]
-        {
+        for (name, length, answer) in [(Some("a.test"), 2, Some(ANSWER)), (None, 2, Some(ANSWER)), (Some("b.test"), 1, None)] {
             let mut ssl = ask(&context, name);
             ssl.set_status_type(StatusType::OCSP).unwrap();
             let stream = shake(&front, ssl).unwrap();

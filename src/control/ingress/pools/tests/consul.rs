@@ -23,7 +23,10 @@ use crate::{
 
 /// What the agent says of `web`.
 #[derive(Clone)]
-struct World(Arc<Mutex<(u64, Result<Value, (u16, &'static str)>)>>);
+struct World(Arc<Mutex<(u64, Said)>>);
+
+/// The instances, or a status and a text.
+type Said = Result<Value, (u16, &'static str)>;
 
 impl World {
     fn of(instances: Value) -> Self {
@@ -74,7 +77,8 @@ fn asking(agents: Vec<AgentConfig>) -> Bench {
 
 #[tokio::test]
 async fn instances_come_with_weight_and_health_and_outlive_the_agent() {
-    let (world, asked) = (World::of(json!([instance("a", 1, "passing"), instance("b", 2, "warning"), instance("c", 3, "critical")])), Arc::default());
+    let (world, asked) =
+        (World::of(json!([instance("a", 1, "passing"), instance("b", 2, "warning"), instance("c", 3, "critical")])), Arc::default());
     let agent = world.agent(Arc::clone(&asked)).await;
     let mut bench = asking(vec![AgentConfig { token: Some(Secret::new("the-token")), ..config(&agent.address) }]);
     let tagged = ConsulService { tags: vec!["blue".into(), "v2".into()], ..service() };

@@ -257,8 +257,9 @@ async fn what_is_spoken_is_found_out_and_again_when_it_changes() {
     assert_eq!(first, port);
     task.abort();
     drop(task.await);
-    let plain = http_echo("plain").await.unwrap();
-    let (_, _task) = relay(port, &plain.address).await;
+    // Nothing but HTTP/1.1: what still speaks HTTP/2 goes on as it is.
+    let (plain, _server) = saying(Some("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")).await;
+    let (_, _task) = relay(port, &Address::Tcp(plain)).await;
     bench.until("HTTP/1.1 in its place", |seen| seen.healthy("/") == 1 && seen.scheme("/") == Scheme::Http).await;
 }
 

@@ -56,7 +56,7 @@ pub struct Ingress {
 pub struct IngressTls {
     /// Versions and suites.
     pub grade: TlsGrade,
-    /// Its certificates; never empty.
+    /// Its certificates; empty only while an ACME server asks over TLS (see [`Ingress::challenges`]).
     pub certificates: Arc<Certificates>,
     /// Whose client certificates are asked for, and whether they must come.
     pub client_auth: Option<ClientAuth>,

@@ -186,7 +186,10 @@ impl Table {
             }
         }
         let default = table.pairs.iter().find(|loaded| certificates.default.as_ref() == Some(&loaded.pair.name));
-        let default = default.or(table.pairs.first()).ok_or("none of its certificates can be shown")?.clone();
+        let default = default.or(table.pairs.first()).cloned();
+        if default.is_none() && challenges.tls_alpn.is_empty() {
+            return Err("none of its certificates can be shown".to_owned());
+        }
         let mut by_name: HashMap<Arc<str>, Vec<Arc<Loaded>>> = HashMap::new();
         for loaded in &table.pairs {
             for name in &loaded.pair.names {
@@ -199,8 +202,10 @@ impl Table {
             }
         }
         // With the default goes its twin of another kind of key.
-        let twins = table.pairs.iter().filter(|twin| twin.kind() != default.kind() && twin.pair.names == default.pair.names);
-        table.default = std::iter::once(&default).chain(twins).cloned().collect();
+        if let Some(default) = default {
+            let twins = table.pairs.iter().filter(|twin| twin.kind() != default.kind() && twin.pair.names == default.pair.names);
+            table.default = std::iter::once(&default).chain(twins).cloned().collect();
+        }
         table.names = by_name;
         for (name, pair) in &challenges.tls_alpn {
             match Loaded::new(pair, context) {

@@ -52,7 +52,8 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
     if let Some(tls) = &listeners.tls {
         match &inputs.certificates {
             None => out.missing.push(format!("{NAME}: certificates")),
-            Some(none) if none.pairs.is_empty() => {
+            // While an ACME server asks, there may be nothing to show but its challenge.
+            Some(none) if none.pairs.is_empty() && inputs.challenges.tls_alpn.is_empty() => {
                 problem(out, "certificates", "there is none, so TLS is not served", "put NAME.crt and NAME.key into the folder");
             }
             Some(certificates) => {

@@ -39,7 +39,7 @@ impl Pebble {
         let path = folder.path().join("pebble.json");
         std::fs::write(&path, config.to_string()).unwrap();
         let mut command = Command::new(components::pebble("pebble-challtestsrv").unwrap());
-        command.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "", "-tlsalpn01", "", "-doh", ""]);
+        command.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", ""]);
         command.args(["-dnsserver", &format!("127.0.0.1:{dns}"), "-management", &format!("127.0.0.1:{dns_management}")]);
         let names = Process::start("pebble-challtestsrv", command, Duration::ZERO).unwrap();
         let mut command = Command::new(components::pebble("pebble").unwrap());

@@ -110,7 +110,7 @@ async fn headers_add_up_by_level_and_nobody_speaks_for_the_client() {
     let edge = Edge::start(&format!(
         "provider: file\nhealthcheck: false\nheaders: ['X-Frame-Options: DENY', 'X-Level: file']\nupstreams:\n  DEFAULT:\n    headers: ['X-Host: yes']\n    paths:\n\
          \x20     /: {{servers: ['{0}']}}\n\
-         \x20     /api: {{servers: ['{0}'], headers: ['X-Level: path'], server_headers: ['X-Api: 1'], response_headers: {{add: {{X-More: 2}}, remove: [X-App]}}}}\n\
+         \x20     /api: {{servers: ['{0}'], headers: ['X-Level: path'], server_headers: ['X-Api: 1'], response_headers: {{add: {{X-More: '2'}}, remove: [X-App]}}}}\n\
          \x20     /key: {{servers: ['{0}'], authorization: {{type: apikey, creds: k}}}}\n",
         app.address
     ))

@@ -90,7 +90,7 @@ mod tests {
         let websocket = |name: &'static str, more: &[(&'static str, &'static str)]| {
             left(&[&[("connection", "Upgrade"), ("upgrade", name)], more].concat()).unwrap()
         };
-        assert_eq!(websocket("WebSocket", &[]), ["connection", "upgrade"]);
+        assert_eq!(websocket("WebSocket", &[]), ["upgrade", "connection"]);
         assert_eq!(websocket("websocket", &[("content-length", "0")]).len(), 3);
         assert!(websocket("h2c", &[("http2-settings", "AAMAAABkAAQAAP__")]).is_empty());
         assert!(websocket("websocket, h2c", &[]).is_empty());

@@ -1,6 +1,9 @@
 //! The import rule of `src/lib.rs`, kept by reading the `use` lines and paths of every source file.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "architecture/features.rs"]
+mod features;
+
 use std::{
     fs,
     path::{Path, PathBuf},

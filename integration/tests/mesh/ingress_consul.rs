@@ -113,7 +113,7 @@ fn load(edge: &Edge, path: &'static str) -> Load {
 
 /// H10: the original served unhealthy instances, and lost all routes with the agent.
 #[tokio::test(flavor = "multi_thread")]
-async fn instances_follow_their_checks_and_outlive_the_agent() {
+async fn h10_instances_follow_their_checks_and_outlive_the_agent() {
     let mut agent = Agent::start(Options { persistent: true, ..Options::default() }).await.unwrap();
     let [one, two, file] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap(), http_echo("file").await.unwrap()];
     let web = unique("web");
@@ -160,7 +160,7 @@ async fn instances_follow_their_checks_and_outlive_the_agent() {
 
 /// H10: the original read its token and never sent it.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_token_is_sent_and_its_lack_shows() {
+async fn h10_the_token_is_sent_and_its_lack_shows() {
     let agent = Agent::start(Options::acl()).await.unwrap();
     let app = http_echo("app").await.unwrap();
     let web = unique("web");

@@ -1,7 +1,7 @@
 //! Who is asking: `authorization` of a route. One file a kind.
 //!
 //! A request that shows nothing is told what to show (401 with `WWW-Authenticate`); one that shows something wrong also counts as a failure of its
-//! client (see [`attempts`]). What was shown is taken out of the request if the configuration says so, a token in the URL always.
+//! client (see `attempts`). What was shown is taken out of the request if the configuration says so, a token in the URL always.
 
 mod api_key;
 mod attempts;

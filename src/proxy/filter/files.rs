@@ -1,6 +1,6 @@
 //! Files as answers: a folder, and nothing outside it.
 //!
-//! `tower-http` reads, compares and cuts; every path that it opens is opened by [`root`], beneath the folder. What is ours: which paths name a file at
+//! `tower-http` reads, compares and cuts; every path that it opens is opened by `root`, beneath the folder. What is ours: which paths name a file at
 //! all, index and listing, and how an answer is sent.
 
 mod listing;

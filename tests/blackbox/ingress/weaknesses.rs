@@ -1,4 +1,5 @@
-//! The public program of this name has twenty weaknesses that were seen by running it; ours has none of them. A test each, by its number.
+//! The public program of this name has twenty weaknesses that were seen by running it; ours has none of them. A test each, by its number; that of the
+//! tenth, Consul, is with the real agent: `ingress_consul` of the mesh tests.
 
 use std::{fs, time::Duration};
 
@@ -278,4 +279,97 @@ async fn h17_there_is_no_way_to_order_certificates_from_outside() {
         let answer = clients::get(&edge.api, path).await.unwrap();
         assert!(answer.status.is_client_error(), "{path}: {}", answer.status);
     }
+}
+
+#[tokio::test]
+async fn h15_a_server_that_hangs_is_no_healthy_one_and_redirects_are_not_followed() {
+    let (hung, well, away) = (Listener::loopback().await.unwrap(), http_echo("well").await.unwrap(), http_echo("away").await.unwrap());
+    well.answer_text("ok");
+    away.answer_always(302);
+    let table = format!(
+        "      /: {{servers: ['http://{}', 'http://{}'], healthcheck: {{interval: 200ms, timeout: 200ms, unhealthy_after: 1}}}}\n      /away: {{servers: ['http://{}'], healthcheck: {{interval: 200ms, expect: 200, unhealthy_after: 1}}}}\n",
+        hung.1, well.address, away.address
+    );
+    let edge = Edge::start(&paths(&table)).await;
+    eventually("the hung server and the redirecting one to be left out", SOON, async || {
+        let metrics = edge.aralez.admin("/metrics").await?.text();
+        let sick = |server: &str| {
+            metrics.lines().any(|line| line.starts_with("aralez_server_healthy") && line.contains(server) && line.ends_with(" 0"))
+        };
+        ensure!(sick(&hung.1.to_string()) && sick(&away.address.to_string()), "{metrics}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    for _ in 0..6 {
+        assert_eq!(edge.get("any.test", "/").await.headers["x-app"], "well");
+    }
+    assert_eq!(edge.get("any.test", "/away").await.status, 503);
+}
+
+#[tokio::test]
+async fn h16_no_client_makes_series_and_the_log_tells_time_and_server() {
+    let app = http_echo("app").await.unwrap();
+    let setup = Setup::new(&paths(&format!("      /: {{{}}}\n", servers(&app)))).main("access_log: access.log");
+    let edge = setup.start().await;
+    for method in ["GET", "ZZZ1", "ZZZ2", "BREW"] {
+        edge.send(request(Method::from_bytes(method.as_bytes()).unwrap(), "any.test", "/", &[])).await;
+    }
+    let metrics = edge.aralez.admin("/metrics").await.unwrap().text();
+    assert!(!metrics.contains("ZZZ") && !metrics.contains("BREW"), "{metrics}");
+    let line = eventually("a line of the access log", SOON, async || {
+        let log = fs::read_to_string(edge.path("access.log"))?;
+        log.lines().next().map(str::to_owned).context("none yet")
+    })
+    .await
+    .unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for key in ["duration", "request_id", "upstream_host", "response_code", "bytes_sent"] {
+        assert!(!line[key].is_null(), "{key} in {line}");
+    }
+}
+
+#[test]
+fn h18_every_change_is_tested() {
+    let ci = concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/run");
+    let steps = fs::read_to_string(ci).unwrap();
+    assert!(steps.contains("cargo test --workspace") && steps.contains("cargo clippy"), "{steps}");
+}
+
+#[tokio::test]
+async fn h19_what_is_claimed_holds() {
+    let app = head_echo("app").await.unwrap();
+    let oldest = format!(
+        "provider: file\nheaders: ['X-Everywhere: yes']\nany.test:\n  paths:\n    /: {{{0}}}\n    /own: {{{0}, headers: ['X-Own: 1']}}\n",
+        servers(&app)
+    );
+    let edge = Edge::start(&oldest).await;
+    let own = edge.get("any.test", "/own").await;
+    assert_eq!(
+        (&own.headers["x-everywhere"], &own.headers["x-own"]),
+        (&"yes".parse().unwrap(), &"1".parse().unwrap()),
+        "global headers are on all paths"
+    );
+    let pushed = clients::post(&edge.api, "/conf", "upstreams: {}\n").await.unwrap();
+    assert_eq!(pushed.status, 403, "the key is needed");
+}
+
+#[tokio::test]
+async fn h20_what_was_not_there_at_all_is_there() {
+    let app = head_echo("app").await.unwrap();
+    let slow = http_echo("slow").await.unwrap();
+    let table = format!(
+        "      /: {{{0}, deny: ['127.0.0.0/8']}}\n      /strip: {{{0}, strip_prefix: true}}\n      /big: {{{0}, body_limit: 10}}\n      /slow: {{{1}, timeout: 200ms}}\n",
+        servers(&app),
+        servers(&slow)
+    );
+    let edge = Edge::start(&paths(&table)).await;
+    assert_eq!(edge.get("any.test", "/").await.status, 403, "addresses are allowed and denied");
+    let stripped = edge.get("any.test", "/strip/x?y").await;
+    let head = stripped.headers["x-head"].to_str().unwrap().to_lowercase();
+    assert!(head.contains("get /x?y ") && head.contains("x-request-id: "), "paths are rewritten, requests have ids: {head}");
+    let mut big = request(Method::POST, "any.test", "/big", &[]);
+    *big.body_mut() = "more than ten bytes".into();
+    assert_eq!(edge.send(big).await.status, 413, "bodies are limited");
+    assert_eq!(edge.get("any.test", "/slow?ms=5000").await.status, 504, "there are timeouts");
 }

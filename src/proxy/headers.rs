@@ -143,6 +143,17 @@ pub fn towards_peer(request: &mut RequestHeader) -> Result<()> {
     common(request, "http")
 }
 
+/// Gives a request its id before anything is recorded of it: one that came is kept if its sender is `believed`.
+///
+/// # Errors
+/// When a header cannot be written, which no input can cause.
+pub fn name_request(request: &mut RequestHeader, believed: bool) -> Result<()> {
+    if !believed || !request.headers.contains_key(REQUEST_ID) {
+        request.insert_header(REQUEST_ID, request_id())?;
+    }
+    Ok(())
+}
+
 /// Prepares a client's request for a server behind an ingress listener: only the certificate that we verified ourselves is told of.
 ///
 /// # Errors

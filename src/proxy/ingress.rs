@@ -17,7 +17,7 @@ use super::{
         files::{self, FileAnswer},
         limit::{self, Buckets},
     },
-    gate,
+    gate, headers,
     live::{Live, LiveCluster, Side},
     refusal::{Answer, Refusal},
     tls::names::Front,
@@ -116,6 +116,7 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     let context = exchange.context.clone();
     let remote = context.as_ref().and_then(|context| context.remote).map(|remote| remote.ip());
     let client = Client::of(session.req_header(), remote, side.acceptor.is_some(), &ingress.client);
+    headers::name_request(session.req_header_mut(), client.is_behind_trusted()).map_err(internal)?;
     exchange.client = Some(client);
     if let Some(answer) = acme_answer(ingress, session.req_header().uri.path()) {
         return Err(answer);

@@ -16,7 +16,6 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The fields by which proxies tell servers of clients.
 const TELLING: [HeaderName; 6] = [FOR, PROTO, FORWARDED_HOST, PORT, REAL_IP, FORWARDED];
 
@@ -46,13 +45,18 @@ impl Client {
         Self { address: forwarded_for(request, &rules.trusted).or(peer), https, trusted, peer }
     }
 
+    /// Whether the peer is a trusted proxy.
+    pub fn is_behind_trusted(&self) -> bool {
+        self.trusted
+    }
+
     /// Tells the server who the client is. `host` is what the client called, `port` where it reached us.
     ///
     /// # Errors
     /// When a header cannot be written, which no input can cause.
     pub fn tell(&self, request: &mut RequestHeader, host: Option<String>, port: Option<u16>, rules: &ClientAddress) -> Result<()> {
         if !self.trusted {
-            for name in TELLING.iter().chain([&REQUEST_ID]) {
+            for name in TELLING.iter() {
                 request.remove_header(name);
             }
         }
@@ -184,8 +188,7 @@ mod tests {
         let fields = [("x-forwarded-for", "6.6.6.6"), ("x-real-ip", "6.6.6.6"), ("x-forwarded-host", "evil"), ("forwarded", "for=6.6.6.6")];
         assert_eq!(told("", &fields), ["2001:db8::1", "2001:db8::1", "https", "shop.example", "443", ours]);
         let named = |trusted: &str| {
-            let mut head =
-                request(&[("x_forwarded_for", "6.6.6.6"), ("x-forwarded_proto", "https"), ("x-request-id", "1"), ("x_own", "1")]);
+            let mut head = request(&[("x_forwarded_for", "6.6.6.6"), ("x-forwarded_proto", "https"), ("x_own", "1")]);
             let client = Client::of(&head, "2001:db8::1".parse().ok(), false, &rules(trusted));
             client.tell(&mut head, None, None, &rules(trusted)).unwrap();
             let mut names: Vec<String> = head.headers.keys().map(|name| name.to_string()).collect();
@@ -193,7 +196,7 @@ mod tests {
             names.join(" ")
         };
         assert_eq!(named(""), "x-forwarded-for x-forwarded-proto x-real-ip x_own", "nothing that looks like ours");
-        assert_eq!(named("2001:db8::/32"), "x-forwarded-for x-forwarded-proto x-real-ip x-request-id x_own");
+        assert_eq!(named("2001:db8::/32"), "x-forwarded-for x-forwarded-proto x-real-ip x_own");
         let behind = format!("for=6.6.6.6, {ours}");
         assert_eq!(told("2001:db8::/32", &fields), ["6.6.6.6, 2001:db8::1", "6.6.6.6", "https", "evil", "443", &behind]);
     }

@@ -4,6 +4,7 @@ mod acme;
 mod api;
 mod auth;
 mod detect;
+mod examples;
 mod filters;
 mod health;
 mod reload;

@@ -110,6 +110,8 @@ pub struct Context {
     pub tls_version: Option<&'static str>,
     /// The client's certificate, if it showed one to an ingress listener: the element for `x-forwarded-client-cert`.
     pub certificate: Option<String>,
+    /// The SPIFFE ID in that certificate.
+    pub source: Option<String>,
     /// Set once the connection drains: the answer in flight is the last.
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
@@ -134,8 +136,24 @@ impl Context {
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (peer, server_name, tls_version, certificate, tunnel, overdue, heard, malformed, judged) = Default::default();
-        Self { id, live, peer, remote, local, server_name, tls_version, certificate, draining, tunnel, overdue, heard, malformed, judged }
+        let (peer, server_name, tls_version, certificate, source, tunnel, overdue, heard, malformed, judged) = Default::default();
+        Self {
+            id,
+            live,
+            peer,
+            remote,
+            local,
+            server_name,
+            tls_version,
+            certificate,
+            source,
+            draining,
+            tunnel,
+            overdue,
+            heard,
+            malformed,
+            judged,
+        }
     }
 
     /// From `at` on, reading from the client fails: the exchange in flight ends, which Pingora (0.9.1) cannot be told in another way while it waits for

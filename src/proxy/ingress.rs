@@ -193,8 +193,10 @@ fn count(
         _ => None,
     };
     let client = exchange.client.as_ref().and_then(|client| client.address);
+    let context = exchange.context.clone();
+    let source = context.as_ref().and_then(|context| context.source.as_deref());
     let mut text = String::new();
-    let whom = limit::whom(&limit.key, &request.headers, claims, client, &mut text);
+    let whom = limit::whom(&limit.key, &request.headers, claims, source, client, &mut text);
     let standing = side.buckets.take(limit, whom, exchange.begun);
     if exchange.filtered.standing.is_none_or(|before| standing.is_tighter(&before)) {
         exchange.filtered.standing = Some(standing);

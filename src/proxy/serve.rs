@@ -188,6 +188,7 @@ async fn terminate(front: &Front, socket: BufStream<Socket>, context: &mut Conte
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
     context.tls_version = Some(ssl.version_str());
     context.certificate = headers::client_element(ssl);
+    context.source = shown_id(ssl).map(|id| id.to_string());
     Ok(connection)
 }
 

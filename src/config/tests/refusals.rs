@@ -170,7 +170,7 @@ fn a_bad_path_is_told_in_these_words() {
         ("{servers: [\"a:1\"], rate_limit: {burst: 2}}", "5:40 rate_limit without rate"),
         (
             "{servers: [\"a:1\"], rate_limit: {rate: 2, by: ip}}",
-            "5:54 \"ip\" says not who shares a counter; use client, header:NAME or claim:NAME",
+            "5:54 \"ip\" says not who shares a counter; use client, source, header:NAME or claim:NAME",
         ),
         ("{servers: [\"a:1\"], x4xx_limit: 5}", "5:28 \"x4xx_limit\" means nothing here; it would shut out everybody"),
         ("{servers: [\"a:1\"], cors: true}", "5:34 cors: true does not say enough"),

@@ -157,10 +157,15 @@ fn rate_limit(raw: &raw::Rate, at: &At<Switch<raw::RawRate>>, scope: Scope<'_>, 
         None => LimitKey::Client,
         Some(by) => match by.value.split_once(':').map_or((by.value.as_str(), ""), |(kind, name)| (kind, name.trim())) {
             ("client", "") => LimitKey::Client,
+            ("source", "") => LimitKey::Source,
             ("header", name) if read::is_header(name) => name.parse().map(LimitKey::Header).unwrap_or_default(),
             ("claim", name) if !name.is_empty() => LimitKey::Claim(name.into()),
             _ => {
-                check.fault(&by.place, format!("{:?} says not who shares a counter", by.value), "use client, header:NAME or claim:NAME");
+                check.fault(
+                    &by.place,
+                    format!("{:?} says not who shares a counter", by.value),
+                    "use client, source, header:NAME or claim:NAME",
+                );
                 return None;
             }
         },

@@ -163,7 +163,7 @@ section! {
         rate: Within<1, 4_294_967_295>,
         /// Requests at once. Default: rate.
         burst: Within<1, 4_294_967_295>,
-        /// Who shares a counter: client, header:NAME or claim:NAME. Default client.
+        /// Who shares a counter: client, source (the SPIFFE ID of its certificate), header:NAME or claim:NAME. Default client.
         by: String,
     }
 }

@@ -92,6 +92,8 @@ pub enum LimitKey {
     Header(HeaderName),
     /// Each value of a claim of the token; without it, the client.
     Claim(Arc<str>),
+    /// Each mesh service, by the SPIFFE ID of its verified client certificate; without one, the client.
+    Source,
 }
 
 fn shown<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {

@@ -137,11 +137,13 @@ pub fn whom<'a>(
     key: &LimitKey,
     headers: &'a HeaderMap,
     claims: Option<&'a Value>,
+    source: Option<&'a str>,
     client: Option<IpAddr>,
     text: &'a mut String,
 ) -> Whom<'a> {
     let value = match key {
         LimitKey::Client => None,
+        LimitKey::Source => source.map(str::as_bytes),
         LimitKey::Header(name) => headers.get(name).map(HeaderValue::as_bytes),
         LimitKey::Claim(name) => match claims.and_then(|claims| claims.get(&**name)) {
             Some(Value::String(value)) => Some(value.as_bytes()),
@@ -259,9 +261,11 @@ mod tests {
         headers.insert("x-tenant", HeaderValue::from_static("t1"));
         let claims = serde_json::json!({"sub": "alice", "plan": 7, "roles": ["a"]});
         let address = Some("192.0.2.1".parse().unwrap());
+        let source = Some("spiffe://td/ns/default/dc/dc1/svc/web");
         let header = |name: &'static str| LimitKey::Header(HeaderName::from_static(name));
         for (key, expected) in [
             (LimitKey::Client, None),
+            (LimitKey::Source, Some("spiffe://td/ns/default/dc/dc1/svc/web")),
             (header("x-tenant"), Some("t1")),
             (header("x-none"), None),
             (LimitKey::Claim("sub".into()), Some("alice")),
@@ -271,7 +275,7 @@ mod tests {
         ] {
             let mut text = String::new();
             let expected = expected.map_or(Whom::from(address), |value| Whom::Value(value.as_bytes()));
-            assert_eq!(whom(&key, &headers, Some(&claims), address, &mut text), expected, "{key:?}");
+            assert_eq!(whom(&key, &headers, Some(&claims), source, address, &mut text), expected, "{key:?}");
         }
     }
 

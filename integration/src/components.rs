@@ -77,7 +77,7 @@ pub fn sslyze() -> Result<PathBuf> {
             "--quiet",
             "--no-warn-script-location",
             "--root-user-action=ignore",
-            "--only-binary=:all:",
+            "--prefer-binary",
             "--target",
         ]);
         run(pip.arg(folder).arg(format!("sslyze=={SSLYZE}")), "Python 3.10 or newer with pip (`apt-get install python3-pip`)")

@@ -108,7 +108,8 @@ async fn the_reverse_proxy_listens_on_low_ports_as_the_user_and_group_of_main_ya
     assert!(of_threads(edge.id(), "Gid").iter().flatten().all(|gid| *gid == group), "not swapped");
     let workers = fs::read_dir(format!("/proc/{}/task", edge.id())).unwrap().flatten();
     let workers = workers.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "data")).count();
-    assert_eq!(workers, std::thread::available_parallelism().unwrap().get(), "threads: 0");
+    // Threads that wait for files and hashes have the same name.
+    assert!(workers >= std::thread::available_parallelism().unwrap().get(), "threads: 0 gave {workers}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,8 @@ pub async fn conforms(listener: &Address, options: &[&str]) {
 async fn h2spec() {
     let agent = Agent::shared().await.unwrap();
     let app = http_echo("db").await.unwrap();
+    // Some cases want an answer with a body.
+    app.answer_text("hello");
     for protocol in ["http2", "http"] {
         let pair = Pair::start(&agent, protocol, &app.address).await;
         conforms(&pair.upstream, &[]).await;
@@ -49,6 +51,7 @@ async fn h2spec() {
 #[tokio::test(flavor = "multi_thread")]
 async fn h2spec_of_the_reverse_proxy() {
     let (app, ca) = (http_echo("app").await.unwrap(), Ca::new("h2spec").unwrap());
+    app.answer_text("hello");
     let (folder, ports) = (tempfile::tempdir().unwrap(), [(); 3].map(|()| free_port().unwrap()));
     let [http, tls, admin] = ports;
     let at = |name: &str| folder.path().join(name);

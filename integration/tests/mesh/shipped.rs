@@ -50,6 +50,10 @@ async fn every_example_mesh_runs_and_stops_cleanly() {
     let mut tried = 0;
     for entry in fs::read_dir(repository().join("examples")).unwrap() {
         let path = entry.unwrap().path();
+        // The folders are those of the reverse proxy, which has tests of its own.
+        if path.is_dir() {
+            continue;
+        }
         let (text, ports) = moved(fs::read_to_string(&path).unwrap(), &[9090, 9091, 9191, 21000, 21001]);
         let file = folder.path().join(path.file_name().unwrap());
         fs::write(&file, text).unwrap();

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_openssl::SslStream;
 
 use super::{Edge, Setup};
-use crate::support::web_pki::{Pair, WebCa};
+use aralez_integration::web_pki::{Pair, WebCa};
 
 type Stream = SslStream<aralez_integration::net::Stream>;
 

@@ -16,7 +16,10 @@ use crate::support::sidecar::aralez;
 const MAIN: &str = "proxy_address_http: 127.0.0.1:0\nupstreams_conf: upstreams.yaml\n";
 const ROUTES: &str = "provider: file\nupstreams:\n  shop.test:\n    paths:\n      /: {servers: ['127.0.0.1:8000']}\n";
 
-fn folder(files: &[(&str, &str)]) -> TempDir {
+/// Names and texts.
+type Files<'a> = &'a [(&'a str, &'a str)];
+
+fn folder(files: Files<'_>) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [("main.yaml", MAIN), ("upstreams.yaml", ROUTES)].iter().chain(files) {
         let path = folder.path().join(name);
@@ -58,7 +61,7 @@ fn what_is_right_is_0_and_silent_and_binds_nothing() {
 fn what_is_wrong_is_2_with_a_line_for_each_problem_of_each_file() {
     let bad = ROUTES.replace("servers", "serverz");
     let certificates = "proxy_address_tls: 127.0.0.1:0\nproxy_certificates: nowhere\n";
-    let cases: [(&[(&str, &str)], &[&str]); 9] = [
+    let cases: [(Files<'_>, &[&str]); 9] = [
         (&[("main.yaml", &format!("{MAIN}hc_intervall: 2\n"))], &["main.yaml:3:1: unknown key \"hc_intervall\"", "hc_interval"]),
         (&[("main.yaml", "upstreams_conf: upstreams.yaml\n")], &["main.yaml:1:1: ", "proxy_address_http"]),
         (&[("main.yaml", "")], &["main.yaml:1:1: "]),
@@ -89,7 +92,7 @@ fn what_a_start_does_without_is_a_warning_and_0() {
     let main = format!("{MAIN}proxy_address_tls: 127.0.0.1:0\nproxy_certificates: certs\n");
     let good = WebCa::new().issue(&["a.test"]);
     let pair = [("main.yaml", main.as_str()), ("certs/a.crt", &good.crt), ("certs/a.key", &good.key)];
-    let cases: [(&[(&str, &str)], &[&str]); 3] = [
+    let cases: [(Files<'_>, &[&str]); 3] = [
         (&[], &[]),
         (&[("certs/b.crt", &good.crt)], &["certs/b.crt: "]),
         (&[("certs/a.key", "no key")], &["certs/a.key: ", "certs: no certificate in it can be shown"]),

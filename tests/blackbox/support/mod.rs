@@ -4,6 +4,7 @@ pub mod ca;
 pub mod fake_agent;
 pub mod issuer;
 pub mod mesh;
+pub mod ocsp;
 pub mod raw;
 pub mod sidecar;
 pub mod tls;

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(super) struct Writer {
     pub(super) open: HashMap<Sink, Opened>,
     /// Those that could not be written the last time.
-    failing: HashSet<Sink>,
+    pub(super) failing: HashSet<Sink>,
 }
 
 /// A sink that is open.

@@ -22,6 +22,8 @@ use tokio_openssl::SslStream;
 
 use crate::net::{Address, Stream};
 
+mod ocsp;
+
 /// An authority that browsers would trust.
 #[derive(Debug)]
 pub struct WebCa {
@@ -166,12 +168,17 @@ pub async fn secure(
     Ok(stream)
 }
 
-/// An HTTPS app that answers 200 to everything, one request a connection; gives its address.
-pub async fn https_app(pair: &Pair) -> SocketAddr {
+/// Accepts TLS with a pair.
+pub fn acceptor(pair: &Pair) -> SslAcceptor {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
     acceptor.set_certificate(&X509::from_pem(pair.crt.as_bytes()).unwrap()).unwrap();
     acceptor.set_private_key(&PKey::private_key_from_pem(pair.key.as_bytes()).unwrap()).unwrap();
-    let acceptor = acceptor.build();
+    acceptor.build()
+}
+
+/// An HTTPS app that answers 200 to everything, one request a connection; gives its address.
+pub async fn https_app(pair: &Pair) -> SocketAddr {
+    let acceptor = acceptor(pair);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

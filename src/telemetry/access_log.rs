@@ -237,7 +237,8 @@ mod tests {
         let stuck: Box<dyn Write + Send> = Box::new(Stuck(gate));
         let sink = Opened { writer: BufWriter::with_capacity(0, stuck), file: None };
         let (dropped, listener) = (counter(), inbound(AccessLog { enabled: true, ..AccessLog::default() }, 0));
-        let logger = AccessLogger::start_with(dropped.clone(), Writer { open: HashMap::from([(Sink::Stdout, sink)]) }).unwrap();
+        let logger =
+            AccessLogger::start_with(dropped.clone(), Writer { open: HashMap::from([(Sink::Stdout, sink)]), ..Writer::default() }).unwrap();
         let sent = QUEUE + 100;
         (0..sent).for_each(|_| logger.log(&record(&listener)));
         // One line may be with the thread already.

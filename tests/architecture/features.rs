@@ -37,7 +37,14 @@ const FEATURES: &[(&str, &[&str])] = &[
         "WebSocket Proxy",
         &["servers_of_any_protocol_need_no_scheme", "requests_in_flight_are_answered_and_websockets_kept_until_the_grace_ends"],
     ),
-    ("Sticky Sessions", &["a_cookie_stays_with_its_server_and_opens_nothing", "h01_a_sticky_cookie_selects_a_server_and_no_policy"]),
+    (
+        "Sticky Sessions",
+        &[
+            "a_cookie_stays_with_its_server_and_opens_nothing",
+            "the_cookie_is_kept_to_tls_where_it_was_given_over_tls_and_holds_after_reloads",
+            "h01_a_sticky_cookie_selects_a_server_and_no_policy",
+        ],
+    ),
     (
         "Prometheus Metrics",
         &[

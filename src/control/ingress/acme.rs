@@ -80,7 +80,11 @@ async fn renew_all(settings: &AcmeSettings, feed: &IngressFeed) -> Vec<Unusable>
                 problems.push(Unusable {
                     path: format!("acme.domains {}", wanted.domains.join(", ")),
                     why: format!("{why:#}"),
-                    advice: "see that the names lead here from the Internet; it is tried again, ever more slowly".to_owned(),
+                    advice: if why.is::<io::Error>() {
+                        "see to the folder, and to room on its disk; it is tried again, ever more slowly".to_owned()
+                    } else {
+                        "see that the names lead here from the Internet; it is tried again, ever more slowly".to_owned()
+                    },
                 });
             }
         }
@@ -92,11 +96,13 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Whether a certificate has to be ordered: it is not there, lacks a name, or has less than a third of its life left.
+/// Whether a certificate has to be ordered: it is not there with its key, lacks a name, or has less than a third of its life left.
 fn is_due(folder: &Path, wanted: &AcmeCertificate, now: i64) -> bool {
     let Ok(pem) = fs::read(folder.join(format!("{}.crt", wanted.name))) else { return true };
     let Ok(certificate) = X509::from_pem(&pem) else { return true };
-    if !folder.join(format!("{}.key", wanted.name)).exists() {
+    let key =
+        fs::read(folder.join(format!("{}.key", wanted.name))).ok().and_then(|pem| PKey::private_key_from_pem_passphrase(&pem, &[]).ok());
+    if !key.is_some_and(|key| certificate.public_key().is_ok_and(|public| public.public_eq(&key))) {
         return true;
     }
     let names = certificate.subject_alt_names();
@@ -124,10 +130,15 @@ async fn order(settings: &AcmeSettings, wanted: &AcmeCertificate, feed: &Ingress
     let chain = order.poll_certificate(&patience()).await.context("no certificate came")?;
     let issued = X509::from_pem(chain.as_bytes()).context("what came is no certificate")?;
     ensure!(issued.public_key()?.public_eq(&key), "the certificate that came is for another key");
-    let file = |ending: &str| settings.folder.join(format!("{}.{ending}", wanted.name));
-    write(&file("key"), &key.private_key_to_pem_pkcs8()?)?;
-    write(&file("crt"), chain.as_bytes())?;
-    Ok(())
+    keep(&settings.folder, &wanted.name, &key.private_key_to_pem_pkcs8()?, chain.as_bytes())
+}
+
+/// Keeps a pair. Both files are written before either takes its place, so that a full disk leaves the pair that is there as it is.
+fn keep(folder: &Path, name: &str, key: &[u8], chain: &[u8]) -> anyhow::Result<()> {
+    let file = |ending: &str| folder.join(format!("{name}.{ending}"));
+    let (key, chain) = (Written::new(file("key"), key)?, Written::new(file("crt"), chain)?);
+    key.put()?;
+    chain.put()
 }
 
 fn patience() -> RetryPolicy {
@@ -261,15 +272,42 @@ async fn account(settings: &AcmeSettings) -> anyhow::Result<Account> {
 
 /// Writes a file whole or not at all, for its owner alone.
 fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let told = |what: &'static str| move || format!("cannot {what} {}", path.display());
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(told("make the folder of"))?;
+    Written::new(path.to_owned(), content)?.put()
+}
+
+/// A file that is written beside its place, for its owner alone; it is gone if it does not get there.
+struct Written {
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl Written {
+    fn new(path: PathBuf, content: &[u8]) -> anyhow::Result<Self> {
+        let written = Self { partial: PathBuf::from(format!("{}.partial", path.display())), path };
+        if let Some(folder) = written.path.parent() {
+            fs::create_dir_all(folder).with_context(|| written.cannot("make the folder of"))?;
+        }
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&written.partial);
+        let filled = file.and_then(|mut file| io::Write::write_all(&mut file, content).and_then(|()| file.sync_all()));
+        filled.with_context(|| written.cannot("write"))?;
+        Ok(written)
     }
-    let partial = PathBuf::from(format!("{}.partial", path.display()));
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&partial).with_context(told("write"))?;
-    io::Write::write_all(&mut file, content).and_then(|()| file.sync_all()).with_context(told("write"))?;
-    fs::rename(&partial, path).with_context(told("put in place"))
+
+    fn put(self) -> anyhow::Result<()> {
+        fs::rename(&self.partial, &self.path).with_context(|| self.cannot("put in place"))
+    }
+
+    fn cannot(&self, what: &str) -> String {
+        format!("cannot {what} {}", self.path.display())
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        // Usually it is in its place by now.
+        let _ = fs::remove_file(&self.partial);
+    }
 }
 
 /// Calls the ACME server.
@@ -336,6 +374,21 @@ mod tests {
         assert!(is_due(folder.path(), &shop, now() + 5 * 86_400), "five of seven days are gone");
         write(&folder.path().join("shop.test.crt"), b"no certificate").unwrap();
         assert!(is_due(folder.path(), &shop, now()));
+    }
+
+    /// `/dev/full` stands for a disk without room.
+    #[test]
+    fn a_full_disk_leaves_the_pair_that_is_there() {
+        for full in ["key", "crt"] {
+            let folder = tempfile::tempdir().unwrap();
+            keep(folder.path(), "a.test", b"old key", b"old chain").unwrap();
+            std::os::unix::fs::symlink("/dev/full", folder.path().join(format!("a.test.{full}.partial"))).unwrap();
+            let why = keep(folder.path(), "a.test", b"new key", b"new chain").unwrap_err();
+            assert!(why.is::<io::Error>() && format!("{why:#}").contains(&format!("a.test.{full}: No space left")), "{why:#}");
+            let read = |ending| fs::read_to_string(folder.path().join(format!("a.test.{ending}"))).unwrap();
+            assert_eq!((read("key").as_str(), read("crt").as_str()), ("old key", "old chain"));
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside them");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The folder of certificates: `NAME.crt` (or `NAME.pem`) with `NAME.key`, and `NAME.ocsp` if there is one. Each pair is loaded by itself: one that
 //! cannot be used is a problem, keeps its last good form, and holds nobody else back.
 
+mod staple;
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -10,8 +12,6 @@ use std::{
 };
 
 use openssl::{
-    hash::MessageDigest,
-    ocsp::{OcspCertId, OcspResponse, OcspResponseStatus},
     pkey::{Id, PKey, Private},
     x509::X509,
 };
@@ -145,7 +145,7 @@ fn pair(name: &str, files: &Files, now: i64, problems: &mut Vec<Unusable>) -> Re
     if let Some(broken) = chain.windows(2).find_map(unlinked) {
         problems.push(problem(path, &broken, "write each certificate before the one that issued it, or clients cannot follow the chain"));
     }
-    let ocsp = files.ocsp.as_ref().and_then(|path| ocsp(path, &chain).map_err(|why| problems.push(why)).ok());
+    let ocsp = files.ocsp.as_ref().and_then(|path| staple::load(path, &chain, now).map_err(|why| problems.push(why)).ok());
     Ok(CertificatePair { name: name.into(), chain, key: Secret::new(key_text), names, not_before, not_after, ocsp })
 }
 
@@ -245,23 +245,6 @@ fn unlinked(two: &[Certificate]) -> Option<String> {
     let (_, issuer) = X509Certificate::from_der(issuer.der()).ok()?;
     (issued.issuer().as_raw() != issuer.subject().as_raw())
         .then(|| format!("\"{}\" was not issued by \"{}\"", issued.subject(), issuer.subject()))
-}
-
-/// A stapled answer that says something good about the leaf, now.
-fn ocsp(path: &Path, chain: &[Certificate]) -> Result<Arc<[u8]>, Unusable> {
-    let der = read(path)?;
-    let wrong = |why: &str| problem(path, &why, "fetch a new one: openssl ocsp -respout FILE; until then nothing is stapled");
-    let answer = OcspResponse::from_der(&der).map_err(|_| wrong("it is no OCSP answer"))?;
-    if answer.status() != OcspResponseStatus::SUCCESSFUL {
-        return Err(wrong("the OCSP server had no answer"));
-    }
-    let certificate = |at: usize| chain.get(at).and_then(|certificate| X509::from_der(certificate.der()).ok());
-    if let (Some(leaf), Some(issuer), Ok(basic)) = (certificate(0), certificate(1), answer.basic()) {
-        let id = OcspCertId::from_cert(MessageDigest::sha1(), &leaf, &issuer).map_err(|_| wrong("its certificate cannot be named"))?;
-        let status = basic.find_status(&id).ok_or_else(|| wrong("it is about another certificate"))?;
-        status.check_validity(300, None).map_err(|_| wrong("it is too old, or not valid yet"))?;
-    }
-    Ok(der.into())
 }
 
 #[cfg(test)]

@@ -34,8 +34,17 @@ pub struct CertificatePair {
     pub not_before: i64,
     /// End of validity, seconds since the Unix epoch.
     pub not_after: i64,
-    /// A stapled OCSP answer, DER (`{NAME}.ocsp`).
-    pub ocsp: Option<Arc<[u8]>>,
+    /// What is stapled (`{NAME}.ocsp`).
+    pub ocsp: Option<Staple>,
+}
+
+/// An OCSP answer that goes out with a certificate (RFC 6066, section 8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staple {
+    /// DER.
+    pub answer: Arc<[u8]>,
+    /// From when on clients take it no more, seconds since the Unix epoch.
+    pub until: i64,
 }
 
 impl std::fmt::Debug for CertificatePair {

@@ -74,8 +74,7 @@ impl Front {
     /// # Errors
     /// In words, when none of them can be shown: those before stay then.
     pub fn follow(&self, certificates: &Certificates, challenges: &Challenges) -> Result<(), String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
-        let table = Table::new(certificates, challenges, &self.table.load(), &self.context.load().context, now)?;
+        let table = Table::new(certificates, challenges, &self.table.load(), &self.context.load().context, now())?;
         self.table.store(Arc::new(table));
         Ok(())
     }
@@ -92,6 +91,11 @@ impl Front {
         }
         Ssl::new(&context.context)
     }
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
 impl Aged {
@@ -154,8 +158,8 @@ impl Aged {
         context.set_status_callback(move |ssl| {
             let table = stapled.load();
             let shown = ssl.certificate().and_then(|shown| table.for_client(ssl).0.iter().find(|loaded| *loaded.leaf == *shown));
-            match shown.and_then(|loaded| loaded.pair.ocsp.clone()) {
-                Some(answer) => ssl.set_ocsp_status(&answer).map(|()| true),
+            match shown.and_then(|loaded| loaded.pair.ocsp.as_ref()).filter(|staple| now() < staple.until) {
+                Some(staple) => ssl.set_ocsp_status(&staple.answer).map(|()| true),
                 None => Ok(false),
             }
         })?;

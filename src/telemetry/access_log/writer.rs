@@ -1,9 +1,9 @@
 //! The thread that writes lines.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::mpsc::Receiver,
@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Writer {
     pub(super) open: HashMap<Sink, Opened>,
+    /// Those that could not be written the last time.
+    pub(super) failing: HashSet<Sink>,
 }
 
 /// A sink that is open.
@@ -90,25 +92,50 @@ impl Writer {
             self.open.remove(sink);
         }
         if !self.open.contains_key(sink) {
-            self.open.insert(sink.clone(), open(sink)?);
+            let mut opened = open(sink)?;
+            if self.failing.contains(sink) && ends_within_a_line(sink) {
+                // What a full disk cut must not spoil the next line.
+                opened.writer.write_all(b"\n")?;
+            }
+            self.open.insert(sink.clone(), opened);
         }
         self.open.get_mut(sink).map_or(Ok(()), |opened| opened.writer.write_all(line))
     }
 
     fn flush(&mut self, dropped: &IntCounter) {
-        let failed: Vec<_> = self.open.iter_mut().filter_map(|(sink, opened)| Some((sink.clone(), opened.writer.flush().err()?))).collect();
-        failed.iter().for_each(|(sink, why)| self.lose(sink, why, dropped));
+        let flushed: Vec<_> = self.open.iter_mut().map(|(sink, opened)| (sink.clone(), opened.writer.flush())).collect();
+        for (sink, flushed) in flushed {
+            match flushed {
+                Err(why) => self.lose(&sink, &why, dropped),
+                Ok(()) if self.failing.remove(&sink) => tracing::info!(?sink, "the access log is written again"),
+                Ok(()) => {}
+            }
+        }
     }
 
-    /// Counts a loss and lets the sink go, with whatever it holds: the next line opens it anew.
+    /// Counts a loss and lets the sink go, with whatever it holds: the next line opens it anew. Told once until it can be written again.
     fn lose(&mut self, sink: &Sink, why: &io::Error, dropped: &IntCounter) {
         dropped.inc();
-        tracing::warn!(?sink, %why, "access log lines are lost: the sink cannot be written");
+        if self.failing.insert(sink.clone()) {
+            tracing::warn!(?sink, %why, "access log lines are lost: the sink cannot be written");
+        }
         if let Some(opened) = self.open.remove(sink) {
             // Not dropped as it is: that would try to write once more.
             let _ = opened.writer.into_parts();
         }
     }
+}
+
+/// Whether a file's last line has no end. Of others, and where it cannot be told, not.
+fn ends_within_a_line(sink: &Sink) -> bool {
+    let Sink::File(path) = sink else { return false };
+    let last = || -> io::Result<u8> {
+        let (mut file, mut last) = (File::open(path)?, [0]);
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        Ok(last[0])
+    };
+    last().is_ok_and(|last| last != b'\n')
 }
 
 fn open(sink: &Sink) -> io::Result<Opened> {

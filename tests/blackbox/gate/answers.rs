@@ -1,17 +1,22 @@
 //! Evil backends (F13): what they answer never reaches another client, and their connections are not used again.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aralez_integration::net::Stream;
+use openssl::ssl::Ssl;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_openssl::SslStream;
 
 use super::{Entry, Scene, entries};
+use crate::ingress::Setup;
 use crate::support::wire::Wire;
+use aralez_integration::web_pki::{Pair, WebCa, acceptor};
 
 /// Longest wait for an answer.
 const LIMIT: Duration = Duration::from_secs(4);
@@ -171,22 +176,35 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-/// A backend that answers `/evil/N` as case N says, and anything else with its own path.
-async fn evil(cases: Arc<Vec<Case>>) -> (u16, JoinSet<()>) {
+/// A backend that answers `/evil/N` as case N says, and anything else with its own path; over TLS with this certificate.
+async fn evil(cases: Arc<Vec<Case>>, pair: Option<&Pair>) -> (u16, JoinSet<()>) {
+    let acceptor = pair.map(acceptor);
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let mut accepting = JoinSet::new();
     accepting.spawn(async move {
         let mut serving = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
-            let cases = cases.clone();
-            serving.spawn(async move { drop(converse(stream, &cases).await) });
+            let (cases, acceptor) = (cases.clone(), acceptor.clone());
+            serving.spawn(async move {
+                let stream: Stream = match acceptor {
+                    None => Box::new(stream),
+                    Some(acceptor) => {
+                        let mut stream = SslStream::new(Ssl::new(acceptor.context()).unwrap(), stream).unwrap();
+                        if Pin::new(&mut stream).accept().await.is_err() {
+                            return;
+                        }
+                        Box::new(stream)
+                    }
+                };
+                drop(converse(stream, &cases).await);
+            });
         }
     });
     (port, accepting)
 }
 
-async fn converse(mut stream: TcpStream, cases: &[Case]) -> std::io::Result<()> {
+async fn converse(mut stream: Stream, cases: &[Case]) -> std::io::Result<()> {
     let (mut pending, mut spoilt) = (Vec::new(), false);
     loop {
         let end = loop {
@@ -203,6 +221,7 @@ async fn converse(mut stream: TcpStream, cases: &[Case]) -> std::io::Result<()> 
             Some(case) => {
                 spoilt = !matches!(case.expect, Clean(..)) || case.answer.ends_with(POISON.as_bytes());
                 stream.write_all(&case.answer).await?;
+                stream.flush().await?;
                 if case.closes {
                     return Ok(());
                 }
@@ -210,6 +229,7 @@ async fn converse(mut stream: TcpStream, cases: &[Case]) -> std::io::Result<()> 
             None => {
                 let body = if spoilt { "a spoilt connection was used again" } else { path };
                 stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
+                stream.flush().await?;
             }
         }
     }
@@ -278,10 +298,16 @@ fn request(method: &str, path: &str, close: bool) -> Vec<u8> {
 async fn evil_answers_reach_no_other_client() {
     let cases = Arc::new(cases());
     assert!(cases.len() >= 60, "{}", cases.len());
-    let (port, _backend) = evil(cases.clone()).await;
+    let (port, _backend) = evil(cases.clone(), None).await;
     let (wire, edge) = Scene::before(port).await;
+    let ca = WebCa::new();
+    let (secure_port, _secure_backend) = evil(cases.clone(), Some(&ca.issue(&["127.0.0.1"]))).await;
+    let upstreams = format!(
+        "upstreams: {{DEFAULT: {{paths: {{/: {{servers: ['https://127.0.0.1:{secure_port}'], tls_ca: root.pem, healthcheck: false}}}}}}}}\n"
+    );
+    let over_tls = Setup::new(&upstreams).file("root.pem", ca.root_pem()).start().await;
     let mut wrong = Vec::new();
-    for (side, entry) in entries(&wire, &edge) {
+    for (side, entry) in entries(&wire, &edge).into_iter().chain([("ingress, TLS to servers", Entry::Plain(&over_tls.http))]) {
         let before = wrong.len();
         for (number, case) in cases.iter().enumerate() {
             let mut stream = entry.connect().await;

@@ -4,17 +4,22 @@ mod acme;
 mod api;
 mod api_tls;
 mod auth;
+mod balance;
 mod check;
 mod detect;
+mod disk;
 mod examples;
 mod filters;
 mod health;
 mod identity;
 mod limits;
+mod ocsp;
 mod reload;
 mod routing;
 mod servers;
+mod size;
 mod sticky;
+mod streams;
 mod tls;
 mod weaknesses;
 
@@ -109,13 +114,24 @@ impl Setup {
         edge
     }
 
+    /// Starts it with its folder on a disk of so many KiB, and waits until it is ready; see [`Edge::disk`].
+    pub async fn start_on_disk(self, kib: u32) -> Edge {
+        let folder = self.folder.path().to_owned();
+        let mut edge = self.launch(|launch| launch.on_disk(&folder, kib));
+        edge.aralez.ready().await;
+        edge
+    }
+
     /// Starts it and does not wait.
     pub fn spawn(self) -> Edge {
+        self.launch(|launch| launch)
+    }
+
+    fn launch(self, how: impl FnOnce(Launch) -> Launch) -> Edge {
         let main = self.folder.path().join("main.yaml");
         fs::write(&main, &self.main).unwrap();
-        let launch = Launch::serve(&main);
         let [http, tls, api] = [self.http, self.tls, self.api].map(Address::port);
-        Edge { aralez: launch.spawn(), http, tls, api, folder: self.folder }
+        Edge { aralez: how(Launch::serve(&main)).spawn(), http, tls, api, folder: self.folder }
     }
 }
 
@@ -143,6 +159,12 @@ impl Edge {
         self.folder.path().join(name)
     }
 
+    /// Its folder, of [`Setup::start_on_disk`].
+    pub fn disk(&self) -> PathBuf {
+        let process = PathBuf::from(format!("/proc/{}/root", self.aralez.id()));
+        process.join(self.folder.path().strip_prefix("/").unwrap())
+    }
+
     /// `GET` of a path of a host on the plain listener, on a connection of its own.
     pub async fn get(&self, host: &str, path: &str) -> Response {
         self.send(request(Method::GET, host, path, &[])).await
@@ -161,4 +183,10 @@ pub fn request(method: Method, host: &str, path: &str, fields: &[(&str, &str)]) 
         request = request.header(*name, *value);
     }
     request.body(Bytes::new()).unwrap()
+}
+
+/// Pushes an `upstreams.yaml`; `query` is empty, or begins with `?`.
+pub async fn push(edge: &Edge, query: &str, text: &str) -> Response {
+    let (head, _) = request(Method::POST, "127.0.0.1", &format!("/conf{query}"), &[("x-api-key", MASTER_KEY)]).into_parts();
+    clients::once(&edge.api, Request::from_parts(head, Bytes::from(text.to_owned()))).await.unwrap()
 }

@@ -22,7 +22,6 @@ use aralez_integration::{
     process::Signal,
     wait::eventually,
 };
-use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::Method;
 use openssl::{ssl::SslConnector, ssl::SslMethod, x509::X509};
@@ -33,7 +32,7 @@ use tokio::{
 use tokio_openssl::SslStream;
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
-use super::{Edge, MASTER_KEY, Setup, request};
+use super::{Edge, Setup, push, request};
 use aralez_integration::web_pki::WebCa;
 
 /// The bar of the contract.
@@ -81,11 +80,6 @@ fn in_place(path: &Path, text: &str) {
     let (one, other) = text.split_at(text.len() / 2);
     file.write_all(one.as_bytes()).unwrap();
     file.write_all(other.as_bytes()).unwrap();
-}
-
-async fn push(api: &Address, query: &str, text: &str) -> clients::Response {
-    let (head, _) = request(Method::POST, "127.0.0.1", &format!("/conf{query}"), &[("x-api-key", MASTER_KEY)]).into_parts();
-    clients::once(api, http::Request::from_parts(head, Bytes::from(text.to_owned()))).await.unwrap()
 }
 
 /// The version that a request of the load is served by; at once for a push.
@@ -214,7 +208,7 @@ async fn two_hundred_reloads_under_load_fail_no_request_and_end_nothing() {
             1 => rename(&file, &text),
             2 => swap(&file, &text, reloads),
             _ => {
-                let answer = push(&edge.api, "", &text).await;
+                let answer = push(&edge, "", &text).await;
                 assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, "Config, conf file, updated !\n"));
                 assert_eq!(version(&edge).await.unwrap(), reloads, "answered before it was in force");
             }
@@ -362,7 +356,7 @@ async fn a_fault_changes_nothing_and_is_told_until_it_is_mended() {
 async fn sighup_takes_the_files_for_a_push_and_a_late_folder_is_found() {
     let app = apps::http_echo("app").await.unwrap();
     let mut edge = Edge::start(&versioned(&app, 1)).await;
-    assert_eq!(push(&edge.api, "", &versioned(&app, 2)).await.status, 200);
+    assert_eq!(push(&edge, "", &versioned(&app, 2)).await.status, 200);
     assert_eq!(version(&edge).await.unwrap(), 2);
     edge.aralez.signal(Signal::HUP);
     becomes(&edge, 1).await;

@@ -58,17 +58,33 @@ impl Launch {
     }
 
     /// Writes the whole log to `path` instead, where [`Aralez::log`] keeps the last of it only.
-    pub fn log_to(mut self, path: &Path) -> Launch {
+    pub fn log_to(self, path: &Path) -> Launch {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(r#"log=$1; shift; exec "$@" >"$log" 2>&1"#).arg("sh").arg(path);
-        shell.arg(self.command.get_program()).args(self.command.get_args());
+        self.within(shell)
+    }
+
+    /// Puts `folder`, with what it holds, on a disk of its own of so many KiB. Only the process sees that; it is below `/proc/PID/root` for others.
+    pub fn on_disk(self, folder: &Path, kib: u32) -> Launch {
+        let script = r#"set -e
+            held=$(mktemp -d); cp -a "$1/." "$held"
+            mount -t tmpfs -o "size=$2k" none "$1"; cp -a "$held/." "$1"
+            rm -r "$held"; shift 2; exec "$@""#;
+        let mut shell = Command::new("unshare");
+        shell.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(folder).arg(kib.to_string());
+        self.within(shell)
+    }
+
+    /// Lets another program start it, which gets the command as its last arguments and becomes it.
+    fn within(mut self, mut outer: Command) -> Launch {
+        outer.arg(self.command.get_program()).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
             match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
+                Some(value) => outer.env(name, value),
+                None => outer.env_remove(name),
             };
         }
-        self.command = shell;
+        self.command = outer;
         self
     }
 

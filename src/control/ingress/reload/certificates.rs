@@ -1,8 +1,12 @@
 //! The folder of certificates.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use tokio::sync::broadcast;
+use tokio::{sync::broadcast, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -30,6 +34,16 @@ const ENDINGS: &[&str] = &["crt", "pem", "key", "ocsp"];
 /// Reads the folder, and keeps of the certificates before it those whose files cannot be used now; with all that is wrong.
 pub type Load = Arc<dyn Fn(&Certificates) -> (Certificates, Vec<Unusable>) + Send + Sync>;
 
+/// How often the folder is read although nothing in it changed: what it holds grows old.
+const AGES: Duration = Duration::from_secs(3600);
+
+/// How long to wait before looking for what has grown old: until the first stapled answer ends, at most [`AGES`].
+fn fresh_for(known: &Certificates) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ends = known.pairs.iter().filter_map(|pair| u64::try_from(pair.ocsp.as_ref()?.until).ok());
+    ends.filter_map(|end| Duration::from_secs(end).checked_sub(now)).min().map_or(AGES, |first| first.min(AGES))
+}
+
 /// Follows the folder, and wishes to read it anew, until `stop`. A pair that cannot be used holds no other back.
 pub async fn run(
     folder: PathBuf,
@@ -47,6 +61,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             () = watch.changed() => None,
             Ok(wish) = wishes.recv() => Some(wish),
+            () = sleep(fresh_for(&known)) => None,
         };
         let (load, last) = (load.clone(), known.clone());
         let (certificates, problems) = watch.read(move || load(&last)).await;

@@ -20,7 +20,7 @@ use openssl::{
 };
 
 use super::*;
-use crate::model::{credentials::certificates, secret::Secret};
+use crate::model::{credentials::certificates, ingress::certificates::Staple, secret::Secret};
 
 mod resumption;
 mod scan;
@@ -175,12 +175,16 @@ fn the_whole_chain_and_the_stapled_answer_go_out() {
     let ca = WebCa::new();
     let mut stapled = pair_of("a", &["a.test"], &ca.issue(&["a.test"]));
     stapled.chain.extend(certificates("test", &ca.root_pem()).unwrap());
-    stapled.ocsp = Some(ANSWER.into());
-    let tls = tls(TlsGrade::Medium, vec![Arc::new(stapled), pair(&ca, "b", &["b.test"])]);
+    stapled.ocsp = Some(Staple { answer: ANSWER.into(), until: i64::MAX });
+    let mut ended = pair_of("c", &["c.test"], &ca.issue(&["c.test"]));
+    ended.ocsp = Some(Staple { answer: ANSWER.into(), until: now() });
+    let tls = tls(TlsGrade::Medium, vec![Arc::new(stapled), pair(&ca, "b", &["b.test"]), Arc::new(ended)]);
     let front = front(&tls);
     for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
         let context = client(|builder| builder.set_max_proto_version(Some(version)).unwrap());
-        for (name, length, answer) in [(Some("a.test"), 2, Some(ANSWER)), (None, 2, Some(ANSWER)), (Some("b.test"), 1, None)] {
+        for (name, length, answer) in
+            [(Some("a.test"), 2, Some(ANSWER)), (None, 2, Some(ANSWER)), (Some("b.test"), 1, None), (Some("c.test"), 1, None)]
+        {
             let mut ssl = ask(&context, name);
             ssl.set_status_type(StatusType::OCSP).unwrap();
             let stream = shake(&front, ssl).unwrap();

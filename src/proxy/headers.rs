@@ -216,11 +216,15 @@ fn join_cookies(request: &mut RequestHeader) -> Result<()> {
 }
 
 /// A random UUID, version 4. It names a request in logs; nothing trusts it.
-fn request_id() -> String {
-    let bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
-    format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+fn request_id() -> HeaderValue {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut bits = fastrand::u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut text = *b"00000000-0000-0000-0000-000000000000";
+    for digit in text.iter_mut().rev().filter(|digit| **digit != b'-') {
+        *digit = HEX.get((bits & 0xf) as usize).copied().unwrap_or(b'0');
+        bits >>= 4;
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]

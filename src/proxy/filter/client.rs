@@ -5,8 +5,12 @@
 
 use std::net::IpAddr;
 
-use http::header::{FORWARDED, HOST, HeaderName};
-use pingora_core::Result;
+use bytes::Bytes;
+use http::{
+    HeaderValue,
+    header::{FORWARDED, HOST, HeaderName},
+};
+use pingora_core::{ErrorType::InvalidHTTPHeader, OrErr, Result};
 use pingora_http::RequestHeader;
 
 use crate::model::ingress::{ClientAddress, Networks};
@@ -17,7 +21,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// The fields by which proxies tell servers of clients.
-const TELLING: [HeaderName; 6] = [FOR, PROTO, FORWARDED_HOST, PORT, REAL_IP, FORWARDED];
+static TELLING: [HeaderName; 6] = [FOR, PROTO, FORWARDED_HOST, PORT, REAL_IP, FORWARDED];
 
 /// The client of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,48 +58,60 @@ impl Client {
     ///
     /// # Errors
     /// When a header cannot be written, which no input can cause.
-    pub fn tell(&self, request: &mut RequestHeader, host: Option<String>, port: Option<u16>, rules: &ClientAddress) -> Result<()> {
-        if !self.trusted {
-            for name in TELLING.iter() {
-                request.remove_header(name);
-            }
-        }
-        // To many servers `X_Forwarded_For` and `X-Forwarded-For` are one variable.
-        let lookalike = |name: &&HeaderName| {
-            name.as_str().contains('_') && TELLING.iter().any(|telling| telling.as_str() == name.as_str().replace('_', "-"))
-        };
-        let lookalikes: Vec<HeaderName> = request.headers.keys().filter(lookalike).cloned().collect();
-        for name in lookalikes {
-            request.remove_header(&name);
-        }
+    pub fn tell(&self, request: &mut RequestHeader, host: Option<HeaderValue>, port: Option<u16>, rules: &ClientAddress) -> Result<()> {
+        self.forget(request);
         let proto = if self.https { "https" } else { "http" };
-        if let Some(peer) = self.peer {
-            let before = joined(request, &FOR);
-            request.insert_header(FOR, before.map_or_else(|| peer.to_string(), |before| format!("{before}, {peer}")))?;
+        let peer = self.peer.map(text).transpose()?;
+        if let Some(peer) = &peer {
+            request.insert_header(FOR, after(request, &FOR, peer)?)?;
         }
-        if let Some(address) = self.address {
-            request.insert_header(REAL_IP, address.to_string())?;
+        match self.address {
+            Some(address) if self.peer != Some(address) => request.insert_header(REAL_IP, text(address)?)?,
+            Some(_) => peer.map_or(Ok(()), |peer| request.insert_header(REAL_IP, peer))?,
+            None => {}
         }
-        request.insert_header(PROTO, proto)?;
-        if let Some(host) = &host
-            && !request.headers.contains_key(&FORWARDED_HOST)
-        {
-            request.insert_header(FORWARDED_HOST, host)?;
-        }
-        if let Some(port) = port
-            && !request.headers.contains_key(&PORT)
-        {
-            request.insert_header(PORT, port.to_string())?;
-        }
+        request.insert_header(PROTO, HeaderValue::from_static(proto))?;
         if rules.forwarded {
             let node = self.peer.map_or_else(|| "unknown".to_owned(), node);
-            let host = host.map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
-            let element = format!("for={node};proto={proto}{host}");
-            let before = joined(request, &FORWARDED);
-            request.insert_header(FORWARDED, before.map_or_else(|| element.clone(), |before| format!("{before}, {element}")))?;
+            let host = host.as_ref().and_then(|host| host.to_str().ok()).map(|host| format!(";host=\"{host}\"")).unwrap_or_default();
+            let element = HeaderValue::try_from(format!("for={node};proto={proto}{host}")).or_err(InvalidHTTPHeader, "no element")?;
+            request.insert_header(FORWARDED, after(request, &FORWARDED, &element)?)?;
+        }
+        let port = port.map(HeaderValue::from);
+        for (name, value) in [(FORWARDED_HOST, host), (PORT, port)] {
+            if let Some(value) = value
+                && !request.headers.contains_key(&name)
+            {
+                request.insert_header(name, value)?;
+            }
         }
         Ok(())
     }
+
+    /// Removes what the client must not say itself. To many servers `X_Forwarded_For` and `X-Forwarded-For` are one variable: the form with underscores
+    /// nobody may use.
+    fn forget(&self, request: &mut RequestHeader) {
+        let is_lookalike = |name: &str| name.contains('_') && TELLING.iter().any(|telling| telling.as_str() == name.replace('_', "-"));
+        let gone = |name: &&HeaderName| is_lookalike(name.as_str()) || (!self.trusted && TELLING.contains(name));
+        let gone: Vec<HeaderName> = request.headers.keys().filter(gone).cloned().collect();
+        for name in gone {
+            request.remove_header(&name);
+        }
+    }
+}
+
+fn text(address: IpAddr) -> Result<HeaderValue> {
+    HeaderValue::try_from(address.to_string()).or_err(InvalidHTTPHeader, "an address that is no header value")
+}
+
+/// The list in a request's field with one more element.
+fn after(request: &RequestHeader, name: &HeaderName, element: &HeaderValue) -> Result<HeaderValue> {
+    let mut before = request.headers.get_all(name).iter().peekable();
+    if before.peek().is_none() {
+        return Ok(element.clone());
+    }
+    let list: Vec<&[u8]> = before.chain([element]).map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_maybe_shared(Bytes::from(list.join(&b", "[..]))).or_err(InvalidHTTPHeader, "no list")
 }
 
 /// An address as RFC 7239 writes it (section 6).
@@ -106,15 +122,12 @@ fn node(address: IpAddr) -> String {
     }
 }
 
-fn joined(request: &RequestHeader, name: &HeaderName) -> Option<String> {
-    let lines: Vec<&str> = request.headers.get_all(name).iter().filter_map(|line| line.to_str().ok()).collect();
-    (!lines.is_empty()).then(|| lines.join(", "))
-}
-
 /// What the client called, for `X-Forwarded-Host`.
-pub fn called(request: &RequestHeader) -> Option<String> {
-    let authority = request.uri.authority().map(|authority| authority.as_str());
-    Some(authority.or_else(|| request.headers.get(HOST)?.to_str().ok())?.to_owned())
+pub fn called(request: &RequestHeader) -> Option<HeaderValue> {
+    match request.uri.authority() {
+        Some(authority) => HeaderValue::try_from(authority.as_str()).ok(),
+        None => request.headers.get(HOST).cloned(),
+    }
 }
 
 /// The last address of `X-Forwarded-For` that no trusted proxy has; from the right, since each hop adds itself there. An entry that is no address ends
@@ -180,7 +193,7 @@ mod tests {
             let mut head = request(fields);
             let rules = ClientAddress { forwarded: true, ..rules(trusted) };
             let client = Client::of(&head, "2001:db8::1".parse().ok(), true, &rules);
-            client.tell(&mut head, Some("shop.example".to_owned()), Some(443), &rules).unwrap();
+            client.tell(&mut head, Some(HeaderValue::from_static("shop.example")), Some(443), &rules).unwrap();
             let names = ["x-forwarded-for", "x-real-ip", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded"];
             names.map(|name| head.headers.get_all(name).iter().map(|v| v.to_str().unwrap().to_owned()).collect::<Vec<_>>().join("|"))
         };

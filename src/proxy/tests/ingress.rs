@@ -70,7 +70,7 @@ impl Edge {
         let telemetry = Arc::new(Telemetry::start().unwrap());
         let roots = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(roots.path(), Ca::new().root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
+        let plane = Arc::new(plane(1, POOL, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
         let shutdown = CancellationToken::new();
         let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), Arc::default());
         let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));

@@ -20,6 +20,8 @@ use crate::model::{
     testing::WebCa,
 };
 
+mod early;
+mod pool;
 mod proxied;
 mod upstream;
 
@@ -45,13 +47,24 @@ struct Setup {
     server: Arc<Endpoint>,
     server_tls: ServerTls,
     proxy_header: Option<ProxyHeader>,
+    body_limit: Option<u64>,
+    /// Idle connections to servers that are kept.
+    pool: usize,
 }
 
 impl Setup {
     /// In front of an app that speaks HTTP/1.
     fn new(app: SocketAddr) -> Self {
         let server = server(app, "app", Scheme::Http);
-        Self { tls: None, client: ClientAddress::default(), server, server_tls: ServerTls::default(), proxy_header: None }
+        Self {
+            tls: None,
+            client: ClientAddress::default(),
+            server,
+            server_tls: ServerTls::default(),
+            proxy_header: None,
+            body_limit: None,
+            pool: POOL,
+        }
     }
 
     fn tls(mut self, grade: TlsGrade, pairs: Vec<Arc<CertificatePair>>) -> Self {
@@ -84,7 +97,7 @@ impl Edge {
         let telemetry = Arc::new(Telemetry::start().unwrap());
         let roots = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(roots.path(), Ca::new().root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
+        let plane = Arc::new(plane(1, setup.pool, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
         let shutdown = CancellationToken::new();
         let bindings: Arc<crate::proxy::bindings::Bindings> = Arc::default();
         let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), bindings.clone());
@@ -100,7 +113,7 @@ impl Edge {
         let route = |action| IngressRoute {
             route: Route { name: "edge".into(), ..Route::to(vec![leg.clone()]) },
             action,
-            filters: Arc::new(Filters::default()),
+            filters: Arc::new(Filters { body_limit: setup.body_limit, ..Filters::default() }),
         };
         let moved = Action::Redirect(Redirect { to: "https://other.test".into(), status: 308, exact: false });
         let (mut hosts, mut paths) = (Hosts::default(), Paths::default());

@@ -78,7 +78,8 @@ impl Connection {
 
     /// Whether the client may have sent more than was taken.
     pub(super) fn may_have_sent_more(&self) -> bool {
-        !self.ended && !(self.framing.is_ended() && self.ahead.is_empty())
+        let took_all = self.framing.is_ended() && self.ahead.is_empty();
+        !self.ended && !took_all
     }
 }
 

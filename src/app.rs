@@ -271,11 +271,12 @@ impl Data {
     fn build(settings: &ProcessSettings, sockets: Arc<Sockets>, telemetry: Arc<Telemetry>) -> anyhow::Result<Self> {
         let threads = settings.workers().get();
         let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("data").enable_all().build()?;
+        let pool = settings.keepalive_pool.unwrap_or(proxy::POOL * threads);
         let bindings = Arc::<Bindings>::default();
         let roots = NoRoots::new().context("cannot prepare TLS")?;
         let plane = {
             let _inside = runtime.enter();
-            Arc::new(proxy::plane(threads, roots.path(), telemetry.clone(), Patience::default()))
+            Arc::new(proxy::plane(threads, pool, roots.path(), telemetry.clone(), Patience::default()))
         };
         let listeners = Listeners::new(plane, Workshop::new(telemetry), sockets, bindings.clone());
         Ok(Self { runtime, bindings, listeners: Some(listeners) })

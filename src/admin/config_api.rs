@@ -20,28 +20,33 @@ mod token;
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
     Router,
     body::Body,
-    extract::{ConnectInfo, DefaultBodyLimit, Request, State, connect_info::Connected},
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
     http::{StatusCode, header::WWW_AUTHENTICATE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
-    serve::{IncomingStream, Listener},
 };
 
+use tokio::time::timeout;
+
 pub use self::key::MasterKey;
-use super::{Protection, guard, read};
+use super::{Protection, guard, read, serve::serve};
 use crate::{model::registration::Unusable, snapshot::Subscriber, telemetry::Telemetry};
 
 /// The most bytes of a pushed configuration: what a file may have.
 pub const MOST_BYTES: usize = 8 << 20;
+
+/// How long anybody without the key in the head may take for a body.
+const BODY: Duration = Duration::from_secs(10);
 
 /// A configuration that was pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,55 +117,27 @@ impl fmt::Debug for ConfigApi {
     }
 }
 
-/// Who calls.
-#[derive(Clone, Copy, Debug)]
-struct Peer(IpAddr);
-
-impl Connected<IncomingStream<'_, tokio::net::TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, tokio::net::TcpListener>) -> Self {
-        Self(stream.remote_addr().ip().to_canonical())
-    }
-}
-
-impl Connected<IncomingStream<'_, tls::TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, tls::TlsListener>) -> Self {
-        Self(stream.remote_addr().ip().to_canonical())
-    }
-}
-
 impl ConfigApi {
     /// Serves on a socket that listens, in clear, until `shutdown`.
     ///
     /// # Errors
     /// [`io::Error`] when the socket cannot be used.
-    pub async fn serve(self, socket: TcpListener, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    pub async fn serve(self, socket: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let bound = socket.local_addr()?;
-        self.serve_on(tokio::net::TcpListener::from_std(socket)?, bound, shutdown).await
+        serve(tokio::net::TcpListener::from_std(socket)?, self.router(bound), shutdown).await;
+        Ok(())
     }
 
     /// Serves on a socket that listens, over TLS, until `shutdown`.
     ///
     /// # Errors
     /// [`io::Error`] when the socket cannot be used.
-    pub async fn serve_tls(
-        self,
-        socket: TcpListener,
-        identity: Arc<tls::Identity>,
-        shutdown: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<()> {
+    pub async fn serve_tls(self, socket: TcpListener, identity: Arc<tls::Identity>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let bound = socket.local_addr()?;
-        self.serve_on(tls::TlsListener::start(tokio::net::TcpListener::from_std(socket)?, identity), bound, shutdown).await
-    }
-
-    async fn serve_on<L>(self, listener: L, bound: SocketAddr, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()>
-    where
-        L: Listener<Addr = SocketAddr>,
-        Peer: for<'a> Connected<IncomingStream<'a, L>>,
-    {
-        let service = self.router(bound).into_make_service_with_connect_info::<Peer>();
-        axum::serve(listener, service).with_graceful_shutdown(shutdown).await
+        serve(tls::TlsListener::start(tokio::net::TcpListener::from_std(socket)?, identity), self.router(bound), shutdown).await;
+        Ok(())
     }
 
     fn router(self, bound: SocketAddr) -> Router {
@@ -171,9 +148,18 @@ impl ConfigApi {
             .route("/metrics", get(metrics))
             .route("/status", get(status::status))
             .route_layer(middleware::from_fn_with_state((self.clone(), bound), with_key_or_from_near));
-        let open = Router::new().route("/jwt", post(token::issue)).layer(DefaultBodyLimit::max(token::MOST_BYTES));
+        let open = Router::new()
+            .route("/jwt", post(token::issue))
+            .layer(DefaultBodyLimit::max(token::MOST_BYTES))
+            .route_layer(middleware::from_fn(in_time));
         keyed.merge(from_near).merge(open).with_state(self).layer(middleware::from_fn(without_origin))
     }
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    timeout(BODY, next.run(request))
+        .await
+        .unwrap_or_else(|_| (StatusCode::REQUEST_TIMEOUT, "the body did not come in time\n").into_response())
 }
 
 async fn without_origin(request: Request, next: Next) -> Response {
@@ -183,8 +169,8 @@ async fn without_origin(request: Request, next: Next) -> Response {
     }
 }
 
-async fn with_key(State(api): State<ConfigApi>, ConnectInfo(Peer(peer)): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
-    match api.key.judge(peer, request.headers(), request.uri()) {
+async fn with_key(State(api): State<ConfigApi>, ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    match api.key.judge(peer.ip().to_canonical(), request.headers(), request.uri()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => refusal.into_response(),
     }
@@ -193,12 +179,12 @@ async fn with_key(State(api): State<ConfigApi>, ConnectInfo(Peer(peer)): Connect
 /// Whoever is on this host may look, unless a web page does it under a name of its own; others need the key.
 async fn with_key_or_from_near(
     State((api, bound)): State<(ConfigApi, SocketAddr)>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
     next: Next,
 ) -> Response {
-    let near = peer.is_loopback() && guard::is_for_us(bound.ip(), request.headers(), request.uri());
-    match api.key.judge(peer, request.headers(), request.uri()) {
+    let near = peer.ip().to_canonical().is_loopback() && guard::is_for_us(bound.ip(), request.headers(), request.uri());
+    match api.key.judge(peer.ip().to_canonical(), request.headers(), request.uri()) {
         Err(_) if near => next.run(request).await,
         Err(key::Refusal::Absent) => {
             let how = "other hosts need the master key; on this one, use localhost or an address\n";

@@ -17,6 +17,7 @@ mod guard;
 pub mod outlets;
 mod read;
 mod ready;
+mod serve;
 pub mod tokens;
 mod write;
 
@@ -102,10 +103,7 @@ impl Admin {
     }
 
     /// Serves the whole API until `shutdown` ends and its open requests are answered.
-    ///
-    /// # Errors
-    /// [`io::Error`] when the listener fails.
-    pub async fn serve(self, state: AdminState, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    pub async fn serve(self, state: AdminState, shutdown: impl Future<Output = ()>) {
         let snapshots = state.snapshots.clone();
         state.telemetry.metrics.leaf_expiry_from(move || read::leaf_expiries(&snapshots.current()));
         let router = Router::new()
@@ -122,16 +120,13 @@ impl Admin {
             .route("/drain", post(write::drain).put(write::drain))
             .with_state(state)
             .layer(middleware::from_fn_with_state(self.address, guard::refuse_web_pages));
-        axum::serve(self.listener, router).with_graceful_shutdown(shutdown).await
+        serve::serve(self.listener, router, shutdown).await;
     }
 
     /// Serves `/live` and `/ready` only, to anybody: for probes from outside.
-    ///
-    /// # Errors
-    /// [`io::Error`] when the listener fails.
-    pub async fn serve_ready(self, state: AdminState, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    pub async fn serve_ready(self, state: AdminState, shutdown: impl Future<Output = ()>) {
         let router = Router::new().route("/live", get(ready::live)).route("/ready", get(ready::ready)).with_state(state);
-        axum::serve(self.listener, router).with_graceful_shutdown(shutdown).await
+        serve::serve(self.listener, router, shutdown).await;
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -116,9 +115,7 @@ async fn start(outlet: Outlet, told: Told, telemetry: Arc<Telemetry>, stop: Canc
         Outlet::Listener(address) => {
             let Some(listener) = stop.run_until_cancelled(listen(address)).await else { return };
             tracing::info!(address = %listener.address(), paths = ?told.paths, "metrics");
-            if let Err(why) = serve(listener, told, telemetry, stop).await {
-                tracing::warn!(%address, %why, "metrics are no longer served");
-            }
+            serve(listener, told, telemetry, stop).await;
         }
     }
 }
@@ -138,11 +135,11 @@ async fn listen(address: SocketAddr) -> Admin {
 }
 
 /// Serves the paths, and 404 for all others.
-async fn serve(listener: Admin, told: Told, telemetry: Arc<Telemetry>, stop: CancellationToken) -> io::Result<()> {
+async fn serve(listener: Admin, told: Told, telemetry: Arc<Telemetry>, stop: CancellationToken) {
     let Told { scope, paths } = told;
     let router = paths.iter().fold(Router::new(), |router, path| router.route(path, get(metrics)));
     let router = router.with_state((telemetry, Arc::new(scope)));
-    axum::serve(listener.listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    super::serve::serve(listener.listener, router, stop.cancelled_owned()).await;
 }
 
 async fn metrics(State((telemetry, scope)): State<(Arc<Telemetry>, Arc<Scope>)>) -> Response {

@@ -138,6 +138,7 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
         admin: admin_bind(process.admin_bind.as_deref())?,
         settings: ProcessSettings {
             threads: threads.map_or(1, NonZeroUsize::get),
+            keepalive_pool: None,
             grace: grace.map_or(DEFAULT_GRACE, |seconds: u32| Duration::from_secs(seconds.into())),
             user: process.user,
             group: process.group,

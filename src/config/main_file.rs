@@ -54,8 +54,6 @@ pub struct MainFile {
     pub acme: Option<AcmeSettings>,
     /// Whom to ask for the addresses of servers' names; empty is whom the system asks.
     pub dns_servers: Vec<SocketAddr>,
-    /// Most idle connections to servers that are kept (`upstream_keepalive_pool_size`).
-    pub keepalive_pool: usize,
 }
 
 /// What `healthcheck: true` means.
@@ -163,7 +161,6 @@ impl Checker<'_> {
             health,
             acme,
             dns_servers: raw.dns_servers.iter().flat_map(|at| &at.value.0).map(|server| server.value.0.0).collect(),
-            keepalive_pool: raw.upstream_keepalive_pool_size.map_or(128, |at| at.value.size()),
         })
     }
 
@@ -172,6 +169,7 @@ impl Checker<'_> {
         let path = |at: &Option<At<String>>| at.as_ref().map(|at| self.path(at));
         ProcessSettings {
             threads: raw.threads.as_ref().map_or(1, |at| at.value.size()),
+            keepalive_pool: Some(raw.upstream_keepalive_pool_size.as_ref().map_or(128, |at| at.value.size())),
             user: text(&raw.user),
             group: text(&raw.group),
             daemon: raw.daemon.as_ref().is_some_and(|at| at.value),

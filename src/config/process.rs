@@ -12,6 +12,8 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 pub struct ProcessSettings {
     /// Worker threads of the data plane; 0 is as many as there are cores.
     pub threads: usize,
+    /// Most idle connections to endpoints that are kept, in all; `None` is as many as the data plane thinks best.
+    pub keepalive_pool: Option<usize>,
     /// The user to become once all of `listen` is bound; needs to be started as root, or as that user.
     pub user: Option<String>,
     /// The group to become; `None` is the user's own.
@@ -41,6 +43,7 @@ impl Default for ProcessSettings {
     fn default() -> Self {
         Self {
             threads: 1,
+            keepalive_pool: None,
             user: None,
             group: None,
             daemon: false,

@@ -40,6 +40,7 @@ use crate::model::intention::{Denied, Intentions, Verdict};
 
 mod framing;
 mod head;
+mod linger;
 mod read;
 mod tunnel;
 
@@ -220,7 +221,7 @@ pub struct Connection {
     ahead: BytesMut,
     /// Whether to read ahead while a write is stuck, see [`Connection::read_ahead`].
     reads_ahead: bool,
-    /// The client has sent all it will send, as seen by reading ahead.
+    /// The client has sent all it will send.
     ended: bool,
     /// The request in flight.
     framing: Framing,
@@ -248,9 +249,12 @@ impl Connection {
     /// # Errors
     /// The handshake's failure, in words.
     pub async fn accept_tls(socket: BufStream<Socket>, session: TlsSession, limit: Duration) -> Result<Self, String> {
-        let mut stream = SslStream::new(session, socket).map_err(|e| e.to_string())?;
+        let stream = SslStream::new(session, socket).map_err(|e| e.to_string())?;
+        // A connection from here on, so that an alert reaches the client as an answer does.
+        let mut connection = Self::over(Transport::Tls(Box::new(stream)));
+        let Transport::Tls(stream) = &mut connection.transport else { return Ok(connection) };
         match timeout(limit, stream.accept()).await {
-            Ok(Ok(())) => Ok(Self::over(Transport::Tls(Box::new(stream)))),
+            Ok(Ok(())) => Ok(connection),
             Ok(Err(e)) => Err(e.to_string()),
             Err(_) => Err(format!("the client did not finish the handshake within {limit:?}")),
         }
@@ -305,10 +309,12 @@ impl Connection {
     }
 
     async fn read_transport(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.transport {
+        let read = match &mut self.transport {
             Transport::Plain(stream) => stream.read(into).await,
             Transport::Tls(stream) => stream.read(into).await,
-        }
+        };
+        self.ended |= !matches!(read, Ok(1..));
+        read
     }
 
     /// Waits until the client sends something; what came is kept for the next reader. `false` when it left.

@@ -11,7 +11,7 @@ use http::{Version, header::HeaderMap};
 use pingora_core::{
     Error, ErrorSource, ErrorType, OrErr,
     modules::http::HttpModules,
-    protocols::{ALPN, Digest},
+    protocols::{ALPN, Digest, http::ServerSession},
     upstreams::peer::{HttpPeer, Peer as _},
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -52,12 +52,14 @@ const ANOTHER_TRY: ErrorType = ErrorType::Custom("AnotherTry");
 /// The one Pingora application of the process.
 pub struct Sidecar {
     telemetry: Arc<Telemetry>,
+    /// Whether connections to endpoints are kept once they are idle.
+    keeps_idle: bool,
 }
 
 impl Sidecar {
-    /// An application that records into `telemetry`.
-    pub fn new(telemetry: Arc<Telemetry>) -> Self {
-        Self { telemetry }
+    /// An application that records into `telemetry`; `keeps_idle` says whether connections to endpoints are kept once they are idle.
+    pub fn new(telemetry: Arc<Telemetry>, keeps_idle: bool) -> Self {
+        Self { telemetry, keeps_idle }
     }
 
     /// gate → authorize → route.
@@ -201,6 +203,9 @@ impl ProxyHttp for Sidecar {
         if session.is_upgrade_req() && matches!(live.listener.role, Role::Ingress(_)) {
             // A WebSocket never rides HTTP/2: its upgrade would be lost.
             peer.options.alpn = ALPN::H1;
+        }
+        if !self.keeps_idle {
+            peer.options.idle_timeout = Some(Duration::ZERO);
         }
         peer.options.read_timeout = timing::read_timeout(session, exchange, &live);
         exchange.upgrade = upgrade::prepare(&mut peer, session.req_header());
@@ -469,10 +474,17 @@ impl ProxyHttp for Sidecar {
         };
         let started = session.response_written().is_some_and(|head| !head.status.is_informational());
         let error_code = refusal.as_ref().map_or(0, Refusal::status);
-        if let (Some(refusal), false) = (&refusal, started)
-            && let Err(gone) = refusal.answer(session, |request, head| Self::finish(request, head, exchange, error_code)).await
-        {
-            tracing::debug!("the client left before it was answered: {gone}");
+        if let (Some(refusal), false) = (&refusal, started) {
+            // What is left of the request is not waited for.
+            session.set_keepalive(None);
+            match refusal.answer(session, |request, head| Self::finish(request, head, exchange, error_code)).await {
+                Ok(()) => {
+                    if let ServerSession::H1(http1) = session.as_downstream_mut() {
+                        http1.shutdown().await;
+                    }
+                }
+                Err(gone) => tracing::debug!("the client left before it was answered: {gone}"),
+            }
         }
         if *error.etype() == BODY_TOO_LARGE {
             body::discard(session).await;

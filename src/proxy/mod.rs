@@ -35,24 +35,26 @@ use pingora_proxy::http_proxy;
 
 use crate::telemetry::Telemetry;
 
-/// Idle upstream connections that are kept, for each worker thread.
-const POOL: usize = 256;
+/// Idle upstream connections that are kept for each worker thread, unless somebody says how many there are in all.
+pub const POOL: usize = 256;
 /// Windows of HTTP/2 streams that clients open to us, bytes. Large, since Pingora's loop (0.9.1) takes no request while a write of the answer is stuck
 /// and no answer while a write of the request is: two sidecars in a row stop for ever once the data in flight exceeds this.
 const STREAM_WINDOW: u32 = 16 << 20;
 
-/// Builds the one HTTP proxy of the process, for `threads` workers. `no_roots` is a PEM file with one certificate that nobody trusts: Pingora
+/// Builds the one HTTP proxy of the process, for `threads` workers. It keeps at most `pool` idle upstream connections in all, rounded up to a multiple of
+/// `threads`: of HTTP/1 so many, and of HTTP/2. `no_roots` is a PEM file with one certificate that nobody trusts: Pingora
 /// would otherwise load the system's roots, twice, although every connection brings its own.
-pub fn plane(threads: usize, no_roots: String, telemetry: Arc<Telemetry>, patience: serve::Patience) -> serve::Plane {
+pub fn plane(threads: usize, pool: usize, no_roots: String, telemetry: Arc<Telemetry>, patience: serve::Patience) -> serve::Plane {
     let conf = ServerConf {
         threads,
-        upstream_keepalive_pool_size: POOL,
+        // Pingora multiplies it with the threads; a pool for none would keep what it never looks at again (0.9.1).
+        upstream_keepalive_pool_size: pool.div_ceil(threads).max(1),
         // The exchange decides how often a request is tried.
         max_retries: usize::MAX,
         ca_file: Some(no_roots),
         ..ServerConf::default()
     };
-    let mut proxy = http_proxy(&Arc::new(conf), http::Sidecar::new(telemetry.clone()));
+    let mut proxy = http_proxy(&Arc::new(conf), http::Sidecar::new(telemetry.clone(), pool > 0));
     let mut options = HttpServerOptions::default();
     // Whether HTTP/2 is spoken is settled before Pingora sees the connection; this makes it believe its own (instant) look.
     options.h2c = true;

@@ -105,13 +105,14 @@ impl Answer {
     }
 
     fn grpc_status(&self) -> u16 {
-        // The mapping of gRPC over HTTP (doc/http-grpc-status-mapping.md), except that too many requests are not "unavailable".
+        // The mapping of gRPC over HTTP (doc/http-grpc-status-mapping.md), except that a limit is told as one (RESOURCE_EXHAUSTED), so that nobody tries
+        // at once again as after "unavailable".
         match self.status {
-            400 | 413 | 431 => 13,
+            400 => 13,
             401 => 16,
             403 => 7,
             404 => 12,
-            429 => 8,
+            413 | 429 => 8,
             502..=504 => 14,
             _ => 2,
         }
@@ -307,4 +308,16 @@ fn reset(reason: &str) -> String {
 pub fn is_grpc(session: &Session) -> bool {
     let kind = session.req_header().headers.get(CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_the_status_that_grpc_maps_theirs_to() {
+        let mapped = [200, 301, 400, 401, 403, 404, 405, 413, 429, 500, 502, 503, 504]
+            .map(|status| Refusal::from(Answer::new(status, "test")).grpc_status());
+        assert_eq!(mapped, [2, 2, 13, 16, 7, 12, 2, 8, 8, 2, 14, 14, 14]);
+    }
 }

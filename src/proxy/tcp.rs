@@ -3,9 +3,9 @@
 use std::{io, sync::Arc, time::Duration};
 
 use openssl::ssl::Ssl;
-use pingora_core::protocols::tls::SslStream;
+use pingora_core::protocols::{Shutdown, tls::SslStream};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -28,9 +28,6 @@ use crate::{
 
 /// Copy buffers, bytes: measured best for clear text on one side and TLS on the other.
 const BUFFER: usize = 16 * 1024;
-
-/// How long a refused client may take to close its side.
-const LINGER: Duration = Duration::from_millis(250);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -69,7 +66,7 @@ pub async fn serve(
         _ => None,
     };
     if refusal.is_some() {
-        let _ = timeout(LINGER, say_goodbye(&mut connection)).await;
+        connection.shutdown().await;
     }
     let record = Record {
         flag: match &end {
@@ -88,21 +85,6 @@ pub async fn serve(
         ..record(&exchange, &live)
     };
     telemetry.record(&record, &live.metrics);
-}
-
-/// Closes our side and takes what the client has sent already: closing at once would make the kernel answer with a reset, which the client
-/// reads as a broken network rather than as a refusal.
-async fn say_goodbye(connection: &mut Connection) -> io::Result<()> {
-    connection.shutdown().await?;
-    let mut taken = 0;
-    let mut buffer = [0; 1024];
-    while taken < BUFFER {
-        match connection.read(&mut buffer).await? {
-            0 => break,
-            read => taken += read,
-        }
-    }
-    Ok(())
 }
 
 /// balance → connect, until an endpoint answers or none is left.

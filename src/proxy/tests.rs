@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{listeners::Listeners, live::Workshop, plane, serve::Patience};
+use super::{POOL, listeners::Listeners, live::Workshop, plane, serve::Patience};
 use crate::{
     model::{
         access_log::AccessLog,
@@ -74,7 +74,7 @@ impl Mesh {
         let telemetry = Arc::new(Telemetry::start().unwrap());
         let roots = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(roots.path(), ca.root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), patience));
+        let plane = Arc::new(plane(1, POOL, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), patience));
         let shutdown = CancellationToken::new();
         let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), Arc::default());
         let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));

@@ -191,6 +191,21 @@ async fn this_host_may_look_but_no_web_page_may() {
     assert!(status["hosts"].is_object());
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_slow_is_cut() {
+    let bench = Bench::start(Some(KEY), true);
+    for (sent, answered) in
+        [("POST /jwt HTTP/1.1\r\nHost: ", ""), ("POST /jwt HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", "HTTP/1.1 408 ")]
+    {
+        let mut stream = TcpStream::connect(bench.address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        // In the test's time, which passes when nothing else happens.
+        timeout(Duration::from_secs(600), stream.read_to_string(&mut answer)).await.expect("it is cut").unwrap();
+        assert!(answer.starts_with(answered), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn it_ends_when_told() {
     let bench = Bench::start(Some(KEY), true);

@@ -1,5 +1,7 @@
 //! `POST /jwt`: tokens. The master key is in the body, where both known forms have it; guesses count as those elsewhere do.
 
+use std::net::SocketAddr;
+
 use axum::{
     Json,
     body::Bytes,
@@ -8,14 +10,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ConfigApi, Peer, key::Refusal};
+use super::{ConfigApi, key::Refusal};
 
 /// The most bytes of a request for a token.
 pub(super) const MOST_BYTES: usize = 64 << 10;
 
 pub(super) async fn issue(
     State(api): State<ConfigApi>,
-    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
@@ -23,7 +25,7 @@ pub(super) async fn issue(
         return (StatusCode::FORBIDDEN, "tokens are off: main.yaml says config_api_enabled: false\n").into_response();
     }
     let (status, answer) = (api.issue)(&body, headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()));
-    if let Err(refusal @ Refusal::TooMany(_)) = api.key.count(peer, status != StatusCode::FORBIDDEN) {
+    if let Err(refusal @ Refusal::TooMany(_)) = api.key.count(peer.ip().to_canonical(), status != StatusCode::FORBIDDEN) {
         return refusal.into_response();
     }
     (status, Json(answer)).into_response()

@@ -108,7 +108,7 @@ file_server_address: 127.0.0.1:3002
 config_api_enabled: true
 "#;
     let main = main_of(table).unwrap();
-    assert_eq!((main.process.threads, main.keepalive_pool, main.process.listen.len()), (12, 500, 5));
+    assert_eq!((main.process.threads, main.process.keepalive_pool, main.process.listen.len()), (12, Some(500), 5));
     assert!(main.api.enabled && main.api.tls.is_some() && main.api.master_key.is_some());
     assert_eq!(main.listeners.tls.unwrap().hsts.map(|time| time.as_secs()), Some(63_072_000));
 }

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Connection, READ_BUFFER, Transport, framing::Framing};
+use super::{Connection, READ_BUFFER, Transport, framing::Framing, linger::LINGER};
 use crate::proxy::{
     gate::head::{check, is_token_byte, shown},
     ingress::strict_transport,
@@ -18,11 +18,6 @@ use crate::proxy::{
 
 /// Longest head that is taken, bytes: Envoy's default.
 const LONGEST: usize = 60 * 1024;
-/// How long the rest of what a refused client sends is read over, so that it sees our answer before the connection is reset.
-const LINGER: Duration = Duration::from_secs(1);
-/// How much of it, bytes.
-const LINGER_OVER: usize = 1 << 20;
-
 /// What became of a request's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Head {
@@ -37,6 +32,8 @@ pub enum Head {
 impl Connection {
     /// Takes in the head of the next request, at most for `limit`.
     pub async fn head(&mut self, limit: Duration) -> Head {
+        // Where it ends is not known yet.
+        self.framing = Framing::Open;
         let reading = async {
             let mut seen = 0;
             loop {
@@ -81,16 +78,18 @@ impl Connection {
     /// Reads once, behind what was read ahead already.
     pub(super) async fn fill(&mut self) -> io::Result<usize> {
         self.ahead.reserve(READ_BUFFER);
-        match &mut self.transport {
+        let read = match &mut self.transport {
             Transport::Plain(stream) => stream.read_buf(&mut self.ahead).await,
             Transport::Tls(stream) => stream.read_buf(&mut self.ahead).await,
-        }
+        };
+        self.ended |= !matches!(read, Ok(1..));
+        read
     }
 
     /// Answers a refused head, unless it is none of HTTP, and ends the connection.
     pub async fn refuse(mut self, refusal: &Refusal) {
         if *refusal == Refusal::NotHttp {
-            return self.close(true).await;
+            return self.leave().await;
         }
         let (status, text) = (refusal.status(), refusal.body());
         let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
@@ -104,34 +103,7 @@ impl Connection {
         let answer = [head.as_bytes(), &text].concat();
         // A client that does not take its answer is gone all the same.
         let _ = timeout(LINGER, self.write_all(&answer)).await;
-        self.close(true).await;
-    }
-
-    /// Ends the connection after its last answer. What the client still sends is read over for a while: it would be reset, and lose the answer.
-    pub(super) async fn leave(&mut self) {
-        let unread = match &self.framing {
-            Framing::Open => false,
-            Framing::Ended => !self.ahead.is_empty(),
-            _ => true,
-        };
-        self.close(unread).await;
-    }
-
-    async fn close(&mut self, unread: bool) {
-        let closing = async {
-            AsyncWriteExt::shutdown(self).await?;
-            let mut over = 0;
-            while unread && !self.ended && over < LINGER_OVER {
-                self.ahead.clear();
-                match self.fill().await? {
-                    0 => break,
-                    more => over += more,
-                }
-            }
-            io::Result::Ok(())
-        };
-        // A client that left before we closed is no event worth a line.
-        let _ = timeout(LINGER, closing).await;
+        self.leave().await;
     }
 }
 

@@ -33,10 +33,17 @@ impl Connection {
     }
 
     fn poll_transport(&mut self, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
+        let left = buf.remaining();
+        let done = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        };
+        self.ended |= match &done {
+            Poll::Ready(Ok(())) => left > 0 && buf.remaining() == left,
+            Poll::Ready(Err(_)) => true,
+            Poll::Pending => false,
+        };
+        done
     }
 
     /// Reads what there is, up to `most` in all; leaves the task to be woken when more comes.
@@ -44,11 +51,10 @@ impl Connection {
         let mut bytes = [const { MaybeUninit::<u8>::uninit() }; 16 * 1024];
         while !self.ended && self.ahead.len() < most {
             let mut buf = ReadBuf::uninit(&mut bytes);
-            match self.poll_transport(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => self.ahead.extend_from_slice(buf.filled()),
-                Poll::Ready(_) => self.ended = true,
-                Poll::Pending => return,
+            if self.poll_transport(cx, &mut buf).is_pending() {
+                return;
             }
+            self.ahead.extend_from_slice(buf.filled());
         }
     }
 

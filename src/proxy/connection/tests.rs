@@ -121,3 +121,48 @@ async fn chunks_that_are_none_end_the_connection() {
     assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
     assert!(seen.ends_with(b"\r\n\r\n"), "the head alone: {:?}", String::from_utf8_lossy(&seen));
 }
+
+#[tokio::test]
+async fn a_client_that_still_sends_gets_its_answer_and_an_end() {
+    const SENT: &[u8] = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 90\r\n\r\nbody";
+    let (mut connection, mut client) = pair().await;
+    client.write_all(SENT).await.unwrap();
+    assert_eq!(connection.head(Duration::from_secs(5)).await, Head::Whole);
+    client.write_all(b"unread").await.unwrap();
+    connection.write_all(b"answer").await.unwrap();
+    connection.flush().await.unwrap();
+    drop(connection);
+    client.write_all(b"late").await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_end_is_let_go() {
+    let (connection, client) = pair().await;
+    let begun = Instant::now();
+    drop(connection);
+    while client.try_write(b"x").is_ok() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn only_a_client_that_may_have_sent_more_is_lingered_over() {
+    let request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
+    for (body, ends, unclear) in
+        [(&b""[..], false, true), (b"body", false, false), (b"bodyGET /", false, true), (b"", true, false), (b"bodyGET /", true, false)]
+    {
+        let (mut connection, mut client) = pair().await;
+        client.write_all(&[request, body].concat()).await.unwrap();
+        if ends {
+            AsyncWriteExt::shutdown(&mut client).await.unwrap();
+        }
+        assert_eq!(connection.head(Duration::from_secs(5)).await, Head::Whole);
+        let mut piece = [0; 256];
+        while timeout(Duration::from_millis(10), connection.read(&mut piece)).await.is_ok_and(|read| read.unwrap() > 0) {}
+        assert_eq!(connection.may_have_sent_more(), unclear, "{body:?}, ends: {ends}");
+    }
+}

@@ -24,6 +24,8 @@ pub struct Setup {
     pub client: ClientAddress,
     /// What its TLS listener shows; without it there is none.
     pub tls: Option<IngressTls>,
+    /// How many idle connections to servers are kept.
+    pub pool: usize,
 }
 
 /// A server that is called `name`.
@@ -54,7 +56,7 @@ impl Edge {
         let telemetry = Arc::new(Telemetry::start().unwrap());
         let roots = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(roots.path(), Ca::new().root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
+        let plane = Arc::new(plane(1, setup.pool, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
         let shutdown = CancellationToken::new();
         let bindings: Arc<Bindings> = Arc::default();
         let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), bindings.clone());

@@ -72,6 +72,7 @@ fn setup(app: &App, rules: &[Rule]) -> Setup {
         cluster: edge::servers(edge::server(app, "app", Scheme::Http), ServerTls::default(), None),
         client: ClientAddress { trusted, ..ClientAddress::default() },
         tls: None,
+        pool: POOL,
     }
 }
 

@@ -25,6 +25,8 @@ use crate::model::{
     secret::Secret,
 };
 
+mod early;
+mod pool;
 mod proxied;
 mod upstream;
 
@@ -57,7 +59,7 @@ fn to(server: Arc<Endpoint>, tls: ServerTls, proxy_header: Option<ProxyHeader>) 
     hosts.insert("*.test", paths.clone());
     hosts.insert("127.0.0.1", paths);
     let routing = Arc::new(Routing { hosts, routes: vec![route(Action::Forward), route(moved)], pools: Vec::new() });
-    Setup { routing, cluster: edge::servers(server, tls, proxy_header), client: ClientAddress::default(), tls: None }
+    Setup { routing, cluster: edge::servers(server, tls, proxy_header), client: ClientAddress::default(), tls: None, pool: POOL }
 }
 
 /// To an app that speaks HTTP/1, shown with these certificates.
@@ -92,6 +94,14 @@ impl Edge {
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8(answer).unwrap()
     }
+}
+
+/// The same, but bodies may be no longer than `limit`.
+fn limited(mut setup: Setup, limit: Option<u64>) -> Setup {
+    for route in &mut Arc::make_mut(&mut setup.routing).routes {
+        Arc::make_mut(&mut route.filters).body_limit = limit;
+    }
+    setup
 }
 
 async fn tls_over(stream: TcpStream, name: &str, identity: Option<&Pair>) -> Peer {

@@ -300,6 +300,25 @@ mod tests {
     }
 
     #[test]
+    fn whoever_may_have_been_restarted_is_doubted_until_the_next_answer() {
+        let after = |state: &State, heard| step(state, INDEX, heard, SLOW, 0.0).0;
+        assert_eq!(State::default().doubt, Doubt::Servers);
+        let sure = after(&State::default(), value(7));
+        let lost = after(&sure, Err(Error::Broken(String::new())));
+        for (state, heard, doubt) in [
+            (&sure, value(8), Doubt::Nobody),
+            (&sure, value(6), Doubt::Servers),
+            (&sure, status(500), Doubt::Servers),
+            (&sure, status(429), Doubt::Nobody),
+            (&sure, Err(Error::Connect(String::new())), Doubt::Agent),
+            (&lost, status(500), Doubt::Agent),
+            (&lost, value(6), Doubt::Nobody),
+        ] {
+            assert_eq!(after(state, heard).doubt, doubt);
+        }
+    }
+
+    #[test]
     fn pauses_double_up_to_their_bound_and_start_over_after_a_success() {
         let refused = || Err::<Answer<()>, _>(Error::Connect(String::new()));
         for (failure, first, longest) in [

@@ -16,9 +16,9 @@ use crate::scene::{PATIENCE, Pair, caller, http_answers, kept_alive_get, tcp_ref
 const OUTAGE: Duration = Duration::from_secs(30);
 /// Between two actions of a worker: the outage is about time, not about speed.
 const PACE: Duration = Duration::from_millis(5);
-/// Writes of 64 keys each that come before everything else: a restarted agent replays them for half a second or more, and knows of no
+/// Writes of 64 keys each that come before everything else: a restarted agent replays them for a quarter of a second or more, and knows of no
 /// service until then.
-const OLDER_WRITES: usize = 1000;
+const OLDER_WRITES: usize = 500;
 
 async fn lengthen_log(agent: &Agent) {
     let writes: Vec<_> = (0..64).map(|key| json!({"KV": {"Verb": "set", "Key": format!("older/{key}"), "Value": "YQ=="}})).collect();

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use aralez_integration::apps;
 use aralez_integration::consul::{Agent, Options};
 use aralez_integration::load::Load;
 use aralez_integration::registration::{Check, Service, Upstream};
 use aralez_integration::wait::{eventually, steadily};
-use futures_util::{StreamExt, future, stream};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use crate::scene::{PATIENCE, Pair, caller, http_answers, kept_alive_get, tcp_refused, tcp_works, unique};
@@ -23,8 +24,9 @@ const OLDER_WRITES: usize = 500;
 async fn lengthen_log(agent: &Agent) {
     let writes: Vec<_> = (0..64).map(|key| json!({"KV": {"Verb": "set", "Key": format!("older/{key}"), "Value": "YQ=="}})).collect();
     let writes = json!(writes);
-    let writing = stream::iter(0..OLDER_WRITES).map(|_| agent.put("/v1/txn", &writes)).buffer_unordered(32);
-    writing.for_each(|written| future::ready(drop(written.unwrap()))).await;
+    let written: Result<Vec<_>> =
+        stream::iter(0..OLDER_WRITES).map(|_| agent.put("/v1/txn", &writes)).buffer_unordered(32).try_collect().await;
+    written.unwrap();
 }
 
 /// A pair of which the agent's servers know the most: protocol, intention, instances. Its checks are not reset to critical by a restart.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use aralez::{
     model::{
         access_log::AccessLog,
-        balance::{BalancePolicy, Limits, PassiveHealth},
+        balance::BalancePolicy,
         cluster::{Endpoint, Health, TargetId},
         credentials::{Leaf, Roots},
         identity::ServiceName,
@@ -37,20 +37,8 @@ fn tcp(port: u16) -> Address {
 }
 
 fn upstream(n: usize) -> UpstreamConfig {
-    UpstreamConfig {
-        key: UpstreamKey(format!("api-{n}").into()),
-        destination: ServiceName::local(&format!("api-{n}")),
-        is_query: false,
-        datacenter: None,
-        bind: Bind { address: tcp(u16::try_from(20_000 + n).unwrap()), mode: None },
-        protocol: None,
-        connect_timeout: None,
-        mesh_gateway: None,
-        limits: Limits::default(),
-        passive: PassiveHealth::default(),
-        sticky: None,
-        slow_start: None,
-    }
+    let (name, address) = (format!("api-{n}"), tcp(u16::try_from(20_000 + n).unwrap()));
+    UpstreamConfig::new(UpstreamKey(name.as_str().into()), ServiceName::local(&name), Bind { address, mode: None })
 }
 
 fn target(n: usize) -> Target {

@@ -2,6 +2,7 @@
 //!
 //! Two runtimes: one for control (watches, compile, admin), one for data, so that a slow decode never takes a request's thread.
 
+mod check;
 mod explain;
 mod ingress;
 mod life;
@@ -11,7 +12,6 @@ use std::{
     io::Write,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
-    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -35,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 use self::life::{End, Reload, Signals};
 use crate::{
     admin::{Admin, AdminState, outlets},
-    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH, SchemaOf},
-    config::{self, mesh_file::MeshFile, process::ProcessSettings},
+    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH},
+    config::{mesh_file::MeshFile, process::ProcessSettings},
     control::{
         consul::{self, Client},
         embedded::Mesh,
@@ -81,32 +81,8 @@ pub fn run(command: Command) -> Result<ExitCode, Failure> {
             explain::run(*options)
         }
         Command::Serve(options) => ingress::run(options),
-        Command::Check(files) => Ok(check(&files)),
-        Command::Schema(of) => {
-            // Whoever reads no further has what he wanted.
-            let _ = writeln!(std::io::stdout(), "{:#}", schema(of));
-            Ok(ExitCode::SUCCESS)
-        }
-    }
-}
-
-/// `aralez check`: a line on standard error for everything that is wrong, and exit code 2 if there is any.
-fn check(files: &[PathBuf]) -> ExitCode {
-    match config::check::check(files.iter().map(PathBuf::as_path)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(faults) => {
-            eprintln!("{faults}");
-            ExitCode::from(2)
-        }
-    }
-}
-
-/// `aralez schema`: of one file, or of both under their names.
-fn schema(of: Option<SchemaOf>) -> serde_json::Value {
-    match of {
-        Some(SchemaOf::Main) => config::schema::main_file(),
-        Some(SchemaOf::Upstreams) => config::schema::upstreams(),
-        None => serde_json::json!({"main": config::schema::main_file(), "upstreams": config::schema::upstreams()}),
+        Command::Check(files) => Ok(check::check(&files)),
+        Command::Schema(of) => Ok(check::schema(of)),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A test registers services with a real Consul agent ([`consul`], [`registration`]), starts small apps in its own process
 //! ([`apps`], [`datagrams`]), starts sidecars as child processes ([`sidecar`]) and talks through them ([`clients`], [`certs`],
-//! [`tokens`]).
+//! [`web_pki`], [`tokens`]).
 //! What has to be built first is built once ([`components`]). Everything listens on loopback, on free [`ports`], and is stopped
 //! when its handle is dropped; a child's log is printed when the test that owns it panics ([`process`]).
 
@@ -24,3 +24,4 @@ pub mod ssllabs;
 pub mod sslyze;
 pub mod tokens;
 pub mod wait;
+pub mod web_pki;

@@ -1,6 +1,6 @@
 //! `aralez -c main.yaml`: the reverse proxy.
 
-mod api;
+pub(super) mod api;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -37,6 +37,7 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     let wrong = |faults: Faults| Failure::Configuration(faults.into());
     let mut main = MainFile::load(&options.conf).map_err(wrong)?;
     let routes = load(&main, None).map_err(wrong)?;
+    api::check(&main).map_err(wrong)?;
     main.process.upgrade = options.upgrade;
     main.process.daemon |= options.daemon;
     let process = ProcessOptions { admin: options.admin, settings: main.process.clone() };

@@ -8,20 +8,21 @@ use super::{
     upstreams,
 };
 
-/// Checks `main.yaml` files with the routes and the certificates' folder that they name. The code is that of the start and of reload.
-///
-/// # Errors
-/// [`Faults`] with everything that is wrong, in whichever file.
-pub fn check<'a>(files: impl IntoIterator<Item = &'a Path>) -> Result<(), Faults> {
-    let faults: Vec<_> = files.into_iter().filter_map(|path| one(path).err()).flat_map(|faults| faults.0).collect();
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
-}
-
-fn one(path: &Path) -> Result<(), Faults> {
-    let main = MainFile::load(path)?;
-    let mut faults = upstreams::load(&main).err().map(|faults| faults.0).unwrap_or_default();
-    faults.extend(folder(&main).err().into_iter().flat_map(|faults| faults.0));
-    if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+/// Checks `main.yaml` files with the routes and the certificates' folder that they name. Gives those that could be read, and everything that is wrong,
+/// in whichever file. The code is that of the start and of reload.
+pub fn check<'a>(files: impl IntoIterator<Item = &'a Path>) -> (Vec<MainFile>, Faults) {
+    let (mut mains, mut faults) = (Vec::new(), Vec::new());
+    for path in files {
+        match MainFile::load(path) {
+            Ok(main) => {
+                let wrong = [upstreams::load(&main).err(), folder(&main).err()];
+                faults.extend(wrong.into_iter().flatten().flat_map(|faults| faults.0));
+                mains.push(main);
+            }
+            Err(wrong) => faults.extend(wrong.0),
+        }
+    }
+    (mains, Faults(faults))
 }
 
 /// The folder of certificates is there, unless ACME makes it.

@@ -91,6 +91,9 @@ pub(super) fn place(at: Location, file: &Option<Arc<str>>) -> Place {
 pub(super) fn of_parser(error: &serde_saphyr::Error, file: &Option<Arc<str>>) -> Faults {
     let error = error.without_snippet();
     let at = error.location().map_or_else(|| Place::start(file.clone()), |at| place(at, file));
+    if let serde_saphyr::Error::MultipleDocuments { .. } = error {
+        return Faults::one(at, "a second document begins here", "a file is one; take the `---` away");
+    }
     // The message names the place once more, at its end.
     let text = error.to_string();
     Faults::one(at, text.split(" at line ").next().unwrap_or(&text), "")

@@ -5,7 +5,6 @@ use std::{net::SocketAddr, time::Duration};
 pub(crate) use crate::model::testing::{TRUST_DOMAIN, id as peer};
 use crate::model::{
     access_log::AccessLog,
-    balance::{Limits, PassiveHealth},
     credentials::{Leaf, Roots},
     identity::ServiceName,
     listener::{Address, Bind, Protocol},
@@ -41,19 +40,8 @@ pub fn credentials(service: &str) -> (Leaf, Roots) {
 pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
     let tcp = |port| Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port)));
     let bind = |port| Bind { address: tcp(port), mode: None };
-    let upstream = |(at, name): (usize, &&str)| UpstreamConfig {
-        key: UpstreamKey((*name).into()),
-        destination: ServiceName::local(name),
-        is_query: false,
-        datacenter: None,
-        bind: bind(9000 + u16::try_from(at).unwrap()),
-        protocol: None,
-        connect_timeout: None,
-        mesh_gateway: None,
-        limits: Limits::default(),
-        passive: PassiveHealth::default(),
-        sticky: None,
-        slow_start: None,
+    let upstream = |(at, name): (usize, &&str)| {
+        UpstreamConfig::new(UpstreamKey((*name).into()), ServiceName::local(name), bind(9000 + u16::try_from(at).unwrap()))
     };
     Registration {
         proxy_id: format!("{service}-sidecar-proxy").into(),

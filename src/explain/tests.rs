@@ -1,19 +1,18 @@
 //! What explanations say.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::HeaderMap;
 
 use super::*;
 use crate::model::{
-    balance::{Balance, Limits, PassiveHealth},
-    cluster::{Cluster, Endpoint, Health, Subset, TargetId, Trust},
+    cluster::{Cluster, Endpoint, Health, Trust},
     identity::ServiceName,
     intention::{Action, DefaultPolicy, Intention, Intentions, Pattern, Permission, Rule, Source},
     listener::{Address, Protocol, Upstream},
     matching::{PathMatch, RequestView, TextMatch},
     route::{Leg, Route, RouteMatch, RouteTable},
-    testing::id,
+    testing::{self, id},
 };
 
 fn cluster(name: &str, endpoints: &[(u32, Health)]) -> Arc<Cluster> {
@@ -21,19 +20,8 @@ fn cluster(name: &str, endpoints: &[(u32, Health)]) -> Arc<Cluster> {
         let address = Address::Tcp(([127, 0, 0, 1], 4000 + at as u16).into());
         Arc::new(Endpoint { id: format!("n/{name}-{at}").into(), address, weight: *weight, health: *health, dial: None })
     };
-    Arc::new(Cluster {
-        target: TargetId(name.into()),
-        service: ServiceName::local(name),
-        datacenter: "dc1".into(),
-        trust: Trust::Mesh { sni: name.into(), expected: Arc::new([id(name)]) },
-        subset: Subset::default(),
-        protocol: Protocol::Http,
-        connect_timeout: Duration::from_secs(5),
-        balance: Balance::default(),
-        limits: Limits::default(),
-        passive: PassiveHealth::default(),
-        endpoints: endpoints.iter().enumerate().map(endpoint).collect(),
-    })
+    let trust = Trust::Mesh { sni: name.into(), expected: Arc::new([id(name)]) };
+    Arc::new(testing::cluster(name, trust, endpoints.iter().enumerate().map(endpoint)))
 }
 
 fn upstream(routes: Vec<Route>, clusters: Vec<Arc<Cluster>>) -> Upstream {

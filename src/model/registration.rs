@@ -132,6 +132,26 @@ pub struct UpstreamConfig {
     pub slow_start: Option<Duration>,
 }
 
+impl UpstreamConfig {
+    /// An upstream to a service of our datacenter, with nothing else set.
+    pub fn new(key: UpstreamKey, destination: ServiceName, bind: Bind) -> Self {
+        Self {
+            key,
+            destination,
+            is_query: false,
+            datacenter: None,
+            bind,
+            protocol: None,
+            connect_timeout: None,
+            mesh_gateway: None,
+            limits: Limits::default(),
+            passive: PassiveHealth::default(),
+            sticky: None,
+            slow_start: None,
+        }
+    }
+}
+
 /// A compiled discovery chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Chain {

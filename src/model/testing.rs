@@ -1,21 +1,25 @@
-//! A mesh's credentials for unit tests: a root, and leaves that it signed.
+//! For unit tests: a mesh's credentials, a root and leaves that it signed; and clusters.
 
+use std::{sync::Arc, time::Duration};
+
+use aralez_integration::web_pki::ec_key;
 use openssl::{
     asn1::Asn1Time,
     bn::BigNum,
-    ec::{EcGroup, EcKey},
     hash::MessageDigest,
-    nid::Nid,
     pkey::{PKey, Private},
     x509::{
         X509, X509Builder, X509NameBuilder,
-        extension::{AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier},
+        extension::{BasicConstraints, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier},
     },
 };
 
 use super::{
+    balance::{Balance, Limits, PassiveHealth},
+    cluster::{Cluster, Endpoint, Subset, TargetId, Trust},
     credentials::{Identity, Leaf, Roots},
     identity::{ServiceName, SpiffeId, TrustDomain},
+    listener::Protocol,
 };
 
 /// The trust domain of all test credentials.
@@ -24,6 +28,23 @@ pub(crate) const TRUST_DOMAIN: &str = "11111111-2222-3333-4444-555555555555.cons
 /// The identity of a service in `dc1`.
 pub(crate) fn id(service: &str) -> SpiffeId {
     SpiffeId::service(TrustDomain::parse(TRUST_DOMAIN).unwrap(), ServiceName::local(service), "dc1")
+}
+
+/// An HTTP cluster called after its service in `dc1`, with nothing else set.
+pub(crate) fn cluster(service: &str, trust: Trust, endpoints: impl IntoIterator<Item = Arc<Endpoint>>) -> Cluster {
+    Cluster {
+        target: TargetId(service.into()),
+        service: ServiceName::local(service),
+        datacenter: "dc1".into(),
+        trust,
+        subset: Subset::default(),
+        protocol: Protocol::Http,
+        connect_timeout: Duration::from_secs(5),
+        balance: Balance::default(),
+        limits: Limits::default(),
+        passive: PassiveHealth::default(),
+        endpoints: endpoints.into_iter().collect(),
+    }
 }
 
 /// A certificate authority.
@@ -87,12 +108,6 @@ impl Ca {
     }
 }
 
-/// A P-256 key.
-pub(crate) fn ec_key() -> PKey<Private> {
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-    PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
-}
-
 fn builder(key: &PKey<Private>, issuer: &openssl::x509::X509NameRef) -> X509Builder {
     let mut builder = X509::builder().unwrap();
     builder.set_version(2).unwrap();
@@ -102,57 +117,4 @@ fn builder(key: &PKey<Private>, issuer: &openssl::x509::X509NameRef) -> X509Buil
     builder.set_pubkey(key).unwrap();
     builder.set_issuer_name(issuer).unwrap();
     builder
-}
-
-/// An authority that browsers would trust, for certificates of names.
-pub(crate) struct WebCa(Ca);
-
-impl WebCa {
-    /// A fresh root.
-    pub(crate) fn new() -> Self {
-        Self(Ca::new())
-    }
-
-    /// The root's certificate, PEM.
-    pub(crate) fn root_pem(&self) -> String {
-        self.0.root_pem()
-    }
-
-    /// A P-256 certificate for these DNS names and addresses, for 90 days, and its key, PEM.
-    pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
-        self.issue_named("", names, ec_key(), 90)
-    }
-
-    /// The same with this common name and key, for so many days; without names there is no `subjectAltName`.
-    pub(crate) fn issue_named(&self, common: &str, names: &[&str], leaf_key: PKey<Private>, days: u32) -> (String, String) {
-        let mut builder = builder(&leaf_key, self.0.certificate.subject_name());
-        builder.set_not_after(&Asn1Time::days_from_now(days).unwrap()).unwrap();
-        let mut subject = X509NameBuilder::new().unwrap();
-        if !common.is_empty() {
-            subject.append_entry_by_text("CN", common).unwrap();
-        }
-        builder.set_subject_name(&subject.build()).unwrap();
-        let authority = AuthorityKeyIdentifier::new().keyid(true).build(&builder.x509v3_context(Some(&self.0.certificate), None)).unwrap();
-        builder.append_extension(authority).unwrap();
-        builder.append_extension(KeyUsage::new().critical().digital_signature().key_encipherment().build().unwrap()).unwrap();
-        builder.append_extension(ExtendedKeyUsage::new().server_auth().client_auth().build().unwrap()).unwrap();
-        let mut san = SubjectAlternativeName::new();
-        if common.is_empty() {
-            san.critical();
-        }
-        for name in names {
-            if name.parse::<std::net::IpAddr>().is_ok() {
-                san.ip(name)
-            } else {
-                san.dns(name)
-            };
-        }
-        if !names.is_empty() {
-            let san = san.build(&builder.x509v3_context(Some(&self.0.certificate), None)).unwrap();
-            builder.append_extension(san).unwrap();
-        }
-        builder.sign(&self.0.key, MessageDigest::sha256()).unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (text(builder.build().to_pem().unwrap()), text(leaf_key.private_key_to_pem_pkcs8().unwrap()))
-    }
 }

@@ -167,7 +167,6 @@ impl ProxyHttp for Sidecar {
                     Self::finish(session.req_header(), &mut file.head, exchange, status)?;
                     return file.send(session).await.map(|()| true);
                 }
-                Ok(Admitted::Answered) => return Ok(true),
                 Err(refusal) => return Self::refuse(session, exchange, refusal).await,
             }
         }

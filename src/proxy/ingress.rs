@@ -102,8 +102,6 @@ pub enum Admitted {
     Forward,
     /// A file is the answer.
     File(Box<FileAnswer>),
-    /// It has its answer.
-    Answered,
 }
 
 /// client → route → filters → action.

@@ -13,8 +13,7 @@ use super::{listeners::Listeners, live::Workshop, plane, serve::Patience};
 use crate::{
     model::{
         access_log::AccessLog,
-        balance::{Balance, Limits, PassiveHealth},
-        cluster::{Cluster, Endpoint, Health, Subset, TargetId, Trust},
+        cluster::{Cluster, Endpoint, Health, Trust},
         credentials::Identity,
         identity::ServiceName,
         intention::{DefaultPolicy, Intentions},
@@ -22,13 +21,14 @@ use crate::{
         mesh::TlsBounds,
         path::Normalization,
         route::RouteTable,
-        testing::{Ca, id},
+        testing::{Ca, cluster, id},
     },
     snapshot::{Publisher, Snapshot, channel},
     telemetry::Telemetry,
 };
 
 mod dialing;
+mod edge;
 mod ingress;
 mod patience;
 mod secure;
@@ -128,19 +128,9 @@ impl Mesh {
             normalization: Normalization::default(),
             xfcc: Xfcc::AppendForward,
         });
-        let cluster = Arc::new(Cluster {
-            target: TargetId("api.default.default.dc1".into()),
-            service: ServiceName::local("api"),
-            datacenter: "dc1".into(),
-            trust: Trust::Mesh { sni: "api.default.dc1.internal.test".into(), expected: Arc::new([id(self.expected)]) },
-            subset: Subset::default(),
-            protocol: self.protocol,
-            connect_timeout: Duration::from_secs(5),
-            balance: Balance::default(),
-            limits: Limits::default(),
-            passive: PassiveHealth::default(),
-            endpoints: Arc::new([endpoint(free_port()), endpoint(self.public)]),
-        });
+        let trust = Trust::Mesh { sni: "api.default.dc1.internal.test".into(), expected: Arc::new([id(self.expected)]) };
+        let cluster = cluster("api", trust, [endpoint(free_port()), endpoint(self.public)]);
+        let cluster = Arc::new(Cluster { protocol: self.protocol, ..cluster });
         let routes = Arc::new(RouteTable::direct(1, Some(Duration::from_secs(15))));
         let upstream = Role::Upstream(Upstream { destination: ServiceName::local("api"), routes, clusters: vec![cluster] });
         self.generation += 1;

@@ -14,7 +14,10 @@ use crate::{
         config_api::{ConfigApi, InForce, Later, MasterKey, Pushed, Refused, tls::Identity},
         tokens,
     },
-    config::main_file::{ApiSettings, ApiTls},
+    config::{
+        fault::{self, Fault, Faults},
+        main_file::{ApiSettings, ApiTls, MainFile},
+    },
     control::ingress::{
         reload::{NotTaken, Push, Pushes},
         watch::{Place, Watch},
@@ -32,6 +35,20 @@ pub(super) struct Behind {
     pub(super) snapshots: Subscriber,
     pub(super) bindings: Arc<Bindings>,
     pub(super) telemetry: Arc<Telemetry>,
+}
+
+/// Whether the certificate of `config_tls_address` can be used.
+///
+/// # Errors
+/// [`Faults`] with why not.
+pub(in crate::app) fn check(main: &MainFile) -> Result<(), Faults> {
+    let Some(tls) = &main.api.tls else { return Ok(()) };
+    let fault = |why| Fault {
+        place: fault::Place::start(Some(main.path.display().to_string().into())),
+        what: format!("config_tls_address cannot be served: {why:#}"),
+        advice: "let config_tls_certificate and config_tls_key_file name PEM files that belong together".to_owned(),
+    };
+    Identity::load(&tls.certificate, &tls.key).map(drop).map_err(|why: anyhow::Error| Faults(vec![fault(why)]))
 }
 
 /// Starts the listeners that the settings name.

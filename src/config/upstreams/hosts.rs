@@ -204,6 +204,11 @@ fn prefix(text: &str) -> Result<(), Wrong> {
     if text.contains(['?', '#']) {
         return Err((format!("the path {text:?} has a query or a fragment"), "paths are compared without them".to_owned()));
     }
+    // Other programs write so; here it would be compared as it stands, and the policy of the path would hold for nothing.
+    if let Some(above) = text.strip_suffix('*') {
+        let above = above.strip_suffix('/').filter(|above| !above.is_empty()).unwrap_or(above);
+        return Err((format!("the path {text:?} has a * at its end"), format!("write {above:?}; a path stands for all below it")));
+    }
     match path::normalize(text, &NORMALIZATION) {
         Ok(normal) if normal.path_and_query == text => Ok(()),
         Ok(normal) => {

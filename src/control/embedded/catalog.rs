@@ -8,7 +8,7 @@ use crate::{
     control::reconciler::{Change, SidecarFeed},
     model::{
         access_log::AccessLog,
-        balance::{BalancePolicy, Limits, PassiveHealth},
+        balance::BalancePolicy,
         cluster::{Endpoint, Health, TargetId},
         identity::{DEFAULT, ServiceName},
         intention::{Intention, Pattern, Rule, Source},
@@ -39,19 +39,8 @@ impl PlannedService {
     /// The registration of the service's proxy.
     pub(super) fn registration(&self) -> Registration {
         let bind = |address| Bind { address: Address::Tcp(address), mode: None };
-        let upstream = |upstream: &PlannedUpstream| UpstreamConfig {
-            key: key(upstream),
-            destination: ServiceName::local(&upstream.destination),
-            is_query: false,
-            datacenter: None,
-            bind: bind(upstream.address),
-            protocol: None,
-            connect_timeout: None,
-            mesh_gateway: None,
-            limits: Limits::default(),
-            passive: PassiveHealth::default(),
-            sticky: None,
-            slow_start: None,
+        let upstream = |upstream: &PlannedUpstream| {
+            UpstreamConfig::new(key(upstream), ServiceName::local(&upstream.destination), bind(upstream.address))
         };
         Registration {
             proxy_id: self.proxy_id().into(),

@@ -9,19 +9,8 @@ use super::*;
 use crate::proxy::live::Side;
 
 fn upstream(identity: &Arc<Identity>, sni: &str, expected: &'static str) -> Arc<Listener> {
-    let cluster = Arc::new(Cluster {
-        target: TargetId("api.default.default.dc1".into()),
-        service: ServiceName::local("api"),
-        datacenter: "dc1".into(),
-        trust: Trust::Mesh { sni: sni.into(), expected: Arc::new([id(expected)]) },
-        subset: Subset::default(),
-        protocol: Protocol::Http,
-        connect_timeout: Duration::from_secs(5),
-        balance: Balance::default(),
-        limits: Limits::default(),
-        passive: PassiveHealth::default(),
-        endpoints: Arc::new([endpoint(SocketAddr::from(([127, 0, 0, 1], 1)))]),
-    });
+    let trust = Trust::Mesh { sni: sni.into(), expected: Arc::new([id(expected)]) };
+    let cluster = Arc::new(cluster("api", trust, [endpoint(SocketAddr::from(([127, 0, 0, 1], 1)))]));
     let routes = Arc::new(RouteTable::direct(1, None));
     Arc::new(Listener {
         key: ListenerKey { sidecar: "web-sidecar-proxy".into(), name: "upstream:api".into() },

@@ -13,17 +13,18 @@ use aralez_integration::{
 use bytes::Bytes;
 use http::{Method, Request};
 
-use super::*;
+use super::{
+    edge::{self, Edge, Setup},
+    *,
+};
 use crate::model::{
-    cluster::Dial,
     ingress::{
-        Action, ClientAddress, Filters, Hosts, Ingress, IngressRoute, Networks, Paths, Routing,
+        Action, ClientAddress, Filters, Hosts, IngressRoute, Networks, Paths, Routing,
         filters::{LimitKey, RateLimit},
         pool::{Scheme, ServerTls},
     },
     matching::{PathMatch, TextMatch},
     route::{Edits, HeaderEdits, Leg, Route},
-    secret::Secret,
 };
 
 /// The host of all routes.
@@ -52,97 +53,45 @@ fn limit(scope: &str, rate: u32) -> RateLimit {
     RateLimit { scope: scope.into(), rate, burst: rate, key: LimitKey::Client }
 }
 
-/// A reverse proxy in this process, with two listeners and one app.
-struct Edge {
-    app: App,
-    address: net::Address,
-    second: net::Address,
-    publisher: Publisher,
-    shutdown: CancellationToken,
-    running: tokio::task::JoinHandle<()>,
-    generation: u64,
+/// These routes of the app's; everybody is a trusted proxy.
+fn setup(app: &App, rules: &[Rule]) -> Setup {
+    let net::Address::Tcp(app) = app.address else { panic!("the app is on TCP") };
+    let (mut paths, mut routes) = (Paths::default(), Vec::new());
+    for Rule { prefix, filters, action, rewrite, headers } in rules.iter().cloned() {
+        paths.insert(prefix, routes.len());
+        let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
+        let mut route = Route { name: prefix.into(), rewrite: rewrite.map(Into::into), headers, ..Route::to(vec![leg]) };
+        route.matches.path = Some(PathMatch { text: TextMatch::Prefix(prefix.into()), ignore_case: false });
+        routes.push(IngressRoute { route, action, filters: Arc::new(filters) });
+    }
+    let mut hosts = Hosts::default();
+    hosts.insert("DEFAULT", paths);
+    let trusted = Networks(vec!["127.0.0.0/8".parse().unwrap()]);
+    Setup {
+        routing: Arc::new(Routing { hosts, routes, pools: Vec::new() }),
+        cluster: edge::servers(edge::server(app, "app", Scheme::Http), ServerTls::default(), None),
+        client: ClientAddress { trusted, ..ClientAddress::default() },
+        tls: None,
+    }
 }
 
-impl Edge {
-    /// Serves these routes; everybody is a trusted proxy.
+/// An edge before an app.
+struct Shop {
+    app: App,
+    edge: Edge,
+    address: net::Address,
+}
+
+impl Shop {
     async fn start(rules: &[Rule]) -> Self {
-        let (publisher, subscriber) = channel();
-        let telemetry = Arc::new(Telemetry::start().unwrap());
-        let roots = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(roots.path(), Ca::new().root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
-        let shutdown = CancellationToken::new();
-        let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), Arc::default());
-        let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));
-        let [address, second] = [free_port(), free_port()].map(net::Address::Tcp);
         let app = http_echo("app").await.unwrap();
-        let mut edge = Self { app, address, second, publisher, shutdown, running, generation: 0 };
-        edge.publish(rules);
-        for address in [&edge.address, &edge.second] {
-            while address.connect().await.is_err() {
-                tokio::task::yield_now().await;
-            }
-        }
-        edge
+        let edge = Edge::start(&setup(&app, rules)).await;
+        Self { address: net::Address::Tcp(edge.http), app, edge }
     }
 
     /// Serves other routes from now on.
-    fn publish(&mut self, rules: &[Rule]) {
-        let net::Address::Tcp(app) = self.app.address else { panic!("the app is on TCP") };
-        let dial = Some(Dial { name: "app".into(), scheme: Scheme::Http });
-        let server = Arc::new(Endpoint { dial, ..(*endpoint(app)).clone() });
-        let cluster = Arc::new(Cluster {
-            target: TargetId("app".into()),
-            service: ServiceName::local("app"),
-            datacenter: "".into(),
-            trust: Trust::Servers { tls: Arc::new(ServerTls::default()), proxy_header: None },
-            subset: Subset::default(),
-            protocol: Protocol::Http,
-            connect_timeout: Duration::from_secs(5),
-            balance: Balance::default(),
-            limits: Limits::default(),
-            passive: PassiveHealth::default(),
-            endpoints: Arc::new([server]),
-        });
-        let (mut paths, mut routes) = (Paths::default(), Vec::new());
-        for Rule { prefix, filters, action, rewrite, headers } in rules.iter().cloned() {
-            paths.insert(prefix, routes.len());
-            let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
-            let mut route = Route { name: prefix.into(), rewrite: rewrite.map(Into::into), headers, ..Route::to(vec![leg]) };
-            route.matches.path = Some(PathMatch { text: TextMatch::Prefix(prefix.into()), ignore_case: false });
-            routes.push(IngressRoute { route, action, filters: Arc::new(filters) });
-        }
-        let mut hosts = Hosts::default();
-        hosts.insert("DEFAULT", paths);
-        let trusted = Networks(vec!["127.0.0.0/8".parse().unwrap()]);
-        let ingress = Ingress {
-            tls: None,
-            routing: Arc::new(Routing { hosts, routes, pools: Vec::new() }),
-            clusters: vec![cluster],
-            providers: Arc::default(),
-            client: Arc::new(ClientAddress { trusted, ..ClientAddress::default() }),
-            https_port: Some(8443),
-            challenges: Arc::default(),
-            sealing: Secret::new("sealing"),
-        };
-        let listener = |name: &str, address: &net::Address| {
-            let net::Address::Tcp(address) = *address else { panic!("listeners are on TCP") };
-            let key = ListenerKey { sidecar: "ingress".into(), name: name.into() };
-            let listener = Listener {
-                key: key.clone(),
-                service: ServiceName::local("ingress"),
-                bind: Bind { address: Address::Tcp(address), mode: None },
-                protocol: Protocol::Http,
-                identity: None,
-                tls: TlsBounds::default(),
-                access_log: Arc::new(AccessLog::default()),
-                role: Role::Ingress(Box::new(ingress.clone())),
-            };
-            (key, Arc::new(listener))
-        };
-        self.generation += 1;
-        let listeners = BTreeMap::from([listener("http", &self.address), listener("second", &self.second)]);
-        self.publisher.publish(Snapshot { generation: self.generation, listeners, ..Snapshot::default() });
+    async fn publish(&mut self, rules: &[Rule]) {
+        self.edge.publish(&setup(&self.app, rules)).await;
     }
 
     /// A request on a connection of its own.
@@ -155,8 +104,7 @@ impl Edge {
     }
 
     async fn stop(self) {
-        self.shutdown.cancel();
-        self.running.await.unwrap();
+        self.edge.stop().await;
     }
 }
 

@@ -2,22 +2,27 @@
 
 use std::sync::Mutex;
 
-use aralez_integration::{ssllabs::rate, sslyze};
+use aralez_integration::{
+    ssllabs::rate,
+    sslyze,
+    web_pki::{Pair, WebCa, ec_key},
+};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslVerifyMode, SslVersion};
 
-use super::*;
+use super::{
+    edge::{self, Edge, Setup},
+    *,
+};
 use crate::model::{
-    cluster::Dial,
     credentials::certificates,
     ingress::{
-        Action, CertificatePair, Certificates, ClientAddress, ClientAuth, Filters, Hosts, Ingress, IngressRoute, IngressTls, Paths,
-        ProxyProtocol, Routing, TlsGrade,
+        Action, CertificatePair, Certificates, ClientAddress, ClientAuth, Filters, Hosts, IngressRoute, IngressTls, Paths, ProxyProtocol,
+        Routing, TlsGrade,
         filters::Redirect,
         pool::{ProxyHeader, Scheme, ServerTls},
     },
     route::{HeaderEdits, Leg, Route},
     secret::Secret,
-    testing::WebCa,
 };
 
 mod proxied;
@@ -25,7 +30,7 @@ mod upstream;
 
 /// The pair of a name.
 fn pair(ca: &WebCa, name: &str, names: &[&str]) -> Arc<CertificatePair> {
-    let (crt, key) = ca.issue(names);
+    let Pair { crt, key } = ca.issue(names);
     Arc::new(CertificatePair {
         name: name.into(),
         chain: certificates("test", &crt).unwrap(),
@@ -37,125 +42,33 @@ fn pair(ca: &WebCa, name: &str, names: &[&str]) -> Arc<CertificatePair> {
     })
 }
 
-/// What an edge serves; all hosts lead to one server, `/moved` elsewhere.
-#[derive(Clone)]
-struct Setup {
-    tls: Option<IngressTls>,
-    client: ClientAddress,
-    server: Arc<Endpoint>,
-    server_tls: ServerTls,
-    proxy_header: Option<ProxyHeader>,
+/// All hosts lead to one server, `/moved` elsewhere.
+fn to(server: Arc<Endpoint>, tls: ServerTls, proxy_header: Option<ProxyHeader>) -> Setup {
+    let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
+    let route = |action| IngressRoute {
+        route: Route { name: "edge".into(), ..Route::to(vec![leg.clone()]) },
+        action,
+        filters: Arc::new(Filters::default()),
+    };
+    let moved = Action::Redirect(Redirect { to: "https://other.test".into(), status: 308, exact: false });
+    let (mut hosts, mut paths) = (Hosts::default(), Paths::default());
+    paths.insert("/", 0);
+    paths.insert("/moved", 1);
+    hosts.insert("*.test", paths.clone());
+    hosts.insert("127.0.0.1", paths);
+    let routing = Arc::new(Routing { hosts, routes: vec![route(Action::Forward), route(moved)], pools: Vec::new() });
+    Setup { routing, cluster: edge::servers(server, tls, proxy_header), client: ClientAddress::default(), tls: None }
 }
 
-impl Setup {
-    /// In front of an app that speaks HTTP/1.
-    fn new(app: SocketAddr) -> Self {
-        let server = server(app, "app", Scheme::Http);
-        Self { tls: None, client: ClientAddress::default(), server, server_tls: ServerTls::default(), proxy_header: None }
-    }
-
-    fn tls(mut self, grade: TlsGrade, pairs: Vec<Arc<CertificatePair>>) -> Self {
-        let certificates = Arc::new(Certificates { pairs, default: None });
-        let hsts = Some(Duration::from_secs(63_072_000)).filter(|_| grade != TlsGrade::Medium);
-        self.tls = Some(IngressTls { grade, certificates, client_auth: None, hsts });
-        self
-    }
-}
-
-fn server(address: SocketAddr, name: &str, scheme: Scheme) -> Arc<Endpoint> {
-    let plain = endpoint(address);
-    Arc::new(Endpoint { dial: Some(Dial { name: name.into(), scheme }), ..Endpoint::clone(&plain) })
-}
-
-/// A reverse proxy with a plain and a TLS listener.
-struct Edge {
-    http: SocketAddr,
-    https: SocketAddr,
-    publisher: Publisher,
-    shutdown: CancellationToken,
-    running: tokio::task::JoinHandle<()>,
-    bindings: Arc<crate::proxy::bindings::Bindings>,
-    generation: u64,
+/// To an app that speaks HTTP/1, shown with these certificates.
+fn secured(app: SocketAddr, grade: TlsGrade, pairs: Vec<Arc<CertificatePair>>) -> Setup {
+    let certificates = Arc::new(Certificates { pairs, default: None });
+    let hsts = Some(Duration::from_secs(63_072_000)).filter(|_| grade != TlsGrade::Medium);
+    let tls = Some(IngressTls { grade, certificates, client_auth: None, hsts });
+    Setup { tls, ..to(edge::server(app, "app", Scheme::Http), ServerTls::default(), None) }
 }
 
 impl Edge {
-    async fn start(setup: &Setup) -> Self {
-        let (publisher, subscriber) = channel();
-        let telemetry = Arc::new(Telemetry::start().unwrap());
-        let roots = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(roots.path(), Ca::new().root_pem()).unwrap();
-        let plane = Arc::new(plane(1, roots.path().to_str().unwrap().to_owned(), telemetry.clone(), Patience::default()));
-        let shutdown = CancellationToken::new();
-        let bindings: Arc<crate::proxy::bindings::Bindings> = Arc::default();
-        let listeners = Listeners::new(plane, Workshop::new(telemetry), Arc::default(), bindings.clone());
-        let running = tokio::spawn(listeners.run(subscriber, shutdown.clone(), Duration::from_secs(5)));
-        let mut edge = Self { http: free_port(), https: free_port(), publisher, shutdown, running, bindings, generation: 0 };
-        edge.publish(setup).await;
-        edge
-    }
-
-    /// Serves another set-up, and waits until it does.
-    async fn publish(&mut self, setup: &Setup) {
-        let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
-        let route = |action| IngressRoute {
-            route: Route { name: "edge".into(), ..Route::to(vec![leg.clone()]) },
-            action,
-            filters: Arc::new(Filters::default()),
-        };
-        let moved = Action::Redirect(Redirect { to: "https://other.test".into(), status: 308, exact: false });
-        let (mut hosts, mut paths) = (Hosts::default(), Paths::default());
-        paths.insert("/", 0);
-        paths.insert("/moved", 1);
-        hosts.insert("*.test", paths.clone());
-        hosts.insert("127.0.0.1", paths);
-        let routing = Arc::new(Routing { hosts, routes: vec![route(Action::Forward), route(moved)], pools: Vec::new() });
-        let cluster = Arc::new(Cluster {
-            target: TargetId("edge".into()),
-            service: ServiceName::local("edge"),
-            datacenter: "".into(),
-            trust: Trust::Servers { tls: Arc::new(setup.server_tls.clone()), proxy_header: setup.proxy_header },
-            subset: Subset::default(),
-            protocol: Protocol::Http,
-            connect_timeout: Duration::from_secs(5),
-            balance: Balance::default(),
-            limits: Limits::default(),
-            passive: PassiveHealth::default(),
-            endpoints: Arc::new([setup.server.clone()]),
-        });
-        let listener = |name: &str, address, tls| {
-            let key = ListenerKey { sidecar: "ingress".into(), name: name.into() };
-            let role = Role::Ingress(Box::new(Ingress {
-                tls,
-                routing: routing.clone(),
-                clusters: vec![cluster.clone()],
-                providers: Arc::default(),
-                client: Arc::new(setup.client.clone()),
-                https_port: None,
-                challenges: Arc::default(),
-                sealing: Secret::new("sealing"),
-            }));
-            let listener = Listener {
-                key: key.clone(),
-                service: ServiceName::local("ingress"),
-                bind: Bind { address: Address::Tcp(address), mode: None },
-                protocol: Protocol::Http,
-                identity: None,
-                tls: TlsBounds::default(),
-                access_log: Arc::new(AccessLog::default()),
-                role,
-            };
-            (key, Arc::new(listener))
-        };
-        let mut listeners = BTreeMap::from([listener("http", self.http, None)]);
-        listeners.extend(setup.tls.clone().map(|tls| listener("https", self.https, Some(tls))));
-        self.generation += 1;
-        let generation = self.generation;
-        let mut applied = self.bindings.applied.subscribe();
-        self.publisher.publish(Snapshot { generation, listeners, ..Snapshot::default() });
-        applied.wait_for(|applied| *applied >= generation).await.unwrap();
-        assert!(self.bindings.unbound.lock().is_empty(), "{:?}", self.bindings.unbound.lock());
-    }
-
     /// What comes back for these bytes until the end, in clear.
     async fn plain(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
@@ -167,7 +80,7 @@ impl Edge {
     }
 
     /// A TLS connection that asks for a name; with a certificate and key, PEM, if there is one.
-    async fn connect(&self, name: &str, identity: Option<&(String, String)>) -> Peer {
+    async fn connect(&self, name: &str, identity: Option<&Pair>) -> Peer {
         let stream = TcpStream::connect(self.https).await.unwrap();
         tls_over(stream, name, identity).await
     }
@@ -179,16 +92,11 @@ impl Edge {
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8(answer).unwrap()
     }
-
-    async fn stop(self) {
-        self.shutdown.cancel();
-        self.running.await.unwrap();
-    }
 }
 
-async fn tls_over(stream: TcpStream, name: &str, identity: Option<&(String, String)>) -> Peer {
+async fn tls_over(stream: TcpStream, name: &str, identity: Option<&Pair>) -> Peer {
     let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
-    if let Some((crt, key)) = identity {
+    if let Some(Pair { crt, key }) = identity {
         context.set_certificate(&X509::from_pem(crt.as_bytes()).unwrap()).unwrap();
         context.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
     }
@@ -207,7 +115,7 @@ fn get(path: &str, more: &str) -> Vec<u8> {
 async fn hsts_is_on_every_answer_over_tls_and_on_none_in_clear() {
     const FIELD: &str = "strict-transport-security: max-age=63072000\r\n";
     let ca = WebCa::new();
-    let edge = Edge::start(&Setup::new(http_app().await).tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"])])).await;
+    let edge = Edge::start(&secured(http_app().await, TlsGrade::High, vec![pair(&ca, "a", &["a.test"])])).await;
     let nobody = b"GET / HTTP/1.1\r\nHost: nobody\r\nConnection: close\r\n\r\n".to_vec();
     let grpc =
         [&b"POST / HTTP/1.1\r\nHost: nobody\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..]]
@@ -237,11 +145,11 @@ async fn hsts_is_on_every_answer_over_tls_and_on_none_in_clear() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_certificate_is_shown_to_the_server_and_a_forged_one_is_not() {
     let (ca, clients) = (WebCa::new(), WebCa::new());
-    let mut setup = Setup::new(http_app().await).tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"])]);
+    let mut setup = secured(http_app().await, TlsGrade::High, vec![pair(&ca, "a", &["a.test"])]);
     let roots = certificates("test", &clients.root_pem()).unwrap();
     setup.tls.as_mut().unwrap().client_auth = Some(ClientAuth { roots, required: false });
     let edge = Edge::start(&setup).await;
-    let identity = clients.issue_named("alice", &["alice.test"], crate::model::testing::ec_key(), 90);
+    let identity = clients.issue_named("alice", &["alice.test"], ec_key(), 90);
     for (identity, expected) in [(Some(&identity), Some("Subject=\"CN=alice\";DNS=alice.test")), (None, None)] {
         let mut stream = edge.connect("a.test", identity).await;
         stream.write_all(&get("/", "X-Forwarded-Client-Cert: Hash=forged\r\n")).await.unwrap();
@@ -259,7 +167,7 @@ async fn a_client_certificate_is_shown_to_the_server_and_a_forged_one_is_not() {
 async fn a_swapped_certificate_is_for_new_connections_and_open_ones_live_on() {
     let ca = WebCa::new();
     let app = http_app().await;
-    let with = |pairs| Setup::new(app).tls(TlsGrade::High, pairs);
+    let with = |pairs| secured(app, TlsGrade::High, pairs);
     let (old, new, other) = (pair(&ca, "a", &["a.test"]), pair(&ca, "a", &["a.test"]), pair(&ca, "b", &["b.test"]));
     let mut edge = Edge::start(&with(vec![old.clone(), other.clone()])).await;
     let shown = |stream: &Peer| stream.ssl().peer_certificate().unwrap().to_der().unwrap();
@@ -282,7 +190,7 @@ async fn a_swapped_certificate_is_for_new_connections_and_open_ones_live_on() {
 async fn sslyze_rates_high_a_plus_medium_a_and_unsafe_b() {
     let ca = WebCa::new();
     let rsa = openssl::rsa::Rsa::generate(2048).unwrap();
-    let (crt, key) = ca.issue_named("", &["a.test"], PKey::from_rsa(rsa).unwrap(), 90);
+    let Pair { crt, key } = ca.issue_named("", &["a.test"], PKey::from_rsa(rsa).unwrap(), 90);
     let rsa = CertificatePair {
         chain: certificates("test", &crt).unwrap(),
         key: Secret::new(key),
@@ -293,7 +201,7 @@ async fn sslyze_rates_high_a_plus_medium_a_and_unsafe_b() {
     std::fs::write(root.path(), ca.root_pem()).unwrap();
     let app = http_app().await;
     for (grade, expected) in [(TlsGrade::High, "A+"), (TlsGrade::Medium, "A"), (TlsGrade::Unsafe, "B")] {
-        let edge = Edge::start(&Setup::new(app).tls(grade, pairs.clone())).await;
+        let edge = Edge::start(&secured(app, grade, pairs.clone())).await;
         for name in ["a.test", "b.test", "unknown.test"] {
             let mut scan = sslyze::scan(edge.https, name, root.path()).await.unwrap();
             if name == "unknown.test" {

@@ -7,7 +7,7 @@ use aralez_integration::{apps::http_echo, components, net::Address, ports::free_
 use openssl::x509::X509;
 
 use super::{Edge, Setup};
-use crate::support::web_pki::{self, WebCa};
+use aralez_integration::web_pki::{self, WebCa};
 
 /// From an order to a certificate, on a busy machine.
 const ISSUED: Duration = Duration::from_secs(60);

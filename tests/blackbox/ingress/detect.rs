@@ -5,7 +5,7 @@ use aralez_integration::clients;
 use futures_util::{SinkExt, StreamExt};
 
 use super::{Edge, Setup};
-use crate::support::web_pki::WebCa;
+use aralez_integration::web_pki::WebCa;
 
 fn paths(paths: &[(&str, &App, &str)]) -> String {
     let mut yaml = "provider: file\nupstreams:\n  DEFAULT:\n    paths:\n".to_owned();

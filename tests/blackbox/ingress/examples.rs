@@ -56,7 +56,7 @@ async fn grpc_calls() {
     let (first, second) = (one.address.to_string(), two.address.to_string());
     let text =
         routes("grpc", &[("10.0.0.21:50051", &first), ("10.0.0.22:50051", &second), ("healthcheck: {type: grpc}", "healthcheck: false")]);
-    let ca = crate::support::web_pki::WebCa::new().root_pem();
+    let ca = aralez_integration::web_pki::WebCa::new().root_pem();
     let edge = Setup::new(&text.replace("grpc.example", "DEFAULT")).file("internal-ca.pem", ca).start().await;
     let mut call = clients::GrpcCall::open(&edge.http, "/shop.Orders/Watch").await.unwrap();
     call.send(b"hello").await.unwrap();

@@ -2,11 +2,15 @@
 
 mod acme;
 mod api;
+mod api_tls;
 mod auth;
+mod check;
 mod detect;
 mod examples;
 mod filters;
 mod health;
+mod identity;
+mod limits;
 mod reload;
 mod routing;
 mod servers;

@@ -34,7 +34,7 @@ use tokio_openssl::SslStream;
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use super::{Edge, MASTER_KEY, Setup, request};
-use crate::support::web_pki::WebCa;
+use aralez_integration::web_pki::WebCa;
 
 /// The bar of the contract.
 const RELOADS: u64 = 200;

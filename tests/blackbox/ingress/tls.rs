@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_openssl::SslStream;
 
 use super::{Edge, Setup};
-use crate::support::web_pki::{Pair, WebCa};
+use aralez_integration::web_pki::{Pair, WebCa};
 
 type Stream = SslStream<aralez_integration::net::Stream>;
 
@@ -122,4 +122,27 @@ async fn a_bad_pair_holds_nobody_back_and_the_last_one_removed_stays() {
     assert_eq!(shown(&edge, Some("a.test")).await, renewed.crt, "what was there last is shown");
     let answer = get(&mut connect(&edge.tls, None).await.unwrap()).await;
     assert!(answer.starts_with("HTTP/1.1 200") && !answer.to_lowercase().contains("strict-transport"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_default_certificate_hsts_and_the_public_port_are_those_that_are_stated() {
+    let ca = WebCa::new();
+    let (a, z) = (ca.issue(&["a.test"]), ca.issue(&["z.test"]));
+    let (edge, app) = start(&[("a", &a), ("z", &z)], "default_certificate: z\nhsts: 1h\npublic_https_port: 443").await;
+    for (name, pair) in [(None, &z), (Some("nobody.test"), &z), (Some("A.test"), &a)] {
+        assert_eq!(shown(&edge, name).await, pair.crt, "{name:?}");
+    }
+    let answer = get(&mut connect(&edge.tls, None).await.unwrap()).await.to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 200 ") && answer.contains("strict-transport-security: max-age=3600\r\n"), "{answer}");
+    assert!(!edge.get("a.test", "/").await.headers.contains_key("strict-transport-security"));
+    let routes = format!("to_https: true\nupstreams:\n  DEFAULT:\n    paths:\n      /: {{servers: ['http://{}']}}\n", app.address);
+    fs::write(edge.path("upstreams.yaml"), routes).unwrap();
+    eventually("clients are sent to the public port", Duration::from_secs(20), async || {
+        let answer = edge.get("a.test:8080", "/x?y=1").await;
+        let to = answer.headers.get("location").and_then(|to| to.to_str().ok());
+        ensure!(to == Some("https://a.test/x?y=1"), "{}: {to:?}", answer.status);
+        Ok(())
+    })
+    .await
+    .unwrap();
 }

@@ -10,15 +10,13 @@ use aralez_integration::{
     net::Listener,
     process::Signal,
     wait::eventually,
+    web_pki::{self, WebCa},
 };
 use http::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Edge, MASTER_KEY, Setup, request};
-use crate::support::{
-    sidecar::aralez,
-    web_pki::{self, WebCa},
-};
+use crate::support::sidecar::aralez;
 
 const SOON: Duration = Duration::from_secs(20);
 

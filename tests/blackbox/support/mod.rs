@@ -7,5 +7,4 @@ pub mod mesh;
 pub mod raw;
 pub mod sidecar;
 pub mod tls;
-pub mod web_pki;
 pub mod wire;

@@ -2,10 +2,10 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use aralez_integration::web_pki::{Pair, WebCa, ec_key};
 use openssl::rsa::Rsa;
 
 use super::*;
-use crate::model::testing::{WebCa, ec_key};
 
 const DAY: i64 = 24 * 3600;
 
@@ -16,7 +16,7 @@ fn now() -> i64 {
 /// A folder with a good pair `a`.
 fn folder(ca: &WebCa) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let (crt, key) = ca.issue(&["a.test"]);
+    let Pair { crt, key } = ca.issue(&["a.test"]);
     write(&folder, "a.crt", &crt);
     write(&folder, "a.key", &key);
     folder
@@ -39,10 +39,10 @@ fn assert_problem(problems: &[Unusable], file: &str, words: &str) {
 fn names_are_those_of_the_certificate() {
     let ca = WebCa::new();
     let folder = folder(&ca);
-    let (crt, key) = ca.issue(&["SHOP.Example", "*.Shop.example", "127.0.0.1", "::1", "shop.example"]);
+    let Pair { crt, key } = ca.issue(&["SHOP.Example", "*.Shop.example", "127.0.0.1", "::1", "shop.example"]);
     write(&folder, "z.crt", &crt);
     write(&folder, "z.key", &key);
-    let (crt, key) = ca.issue_named("Common.Example", &[], ec_key(), 90);
+    let Pair { crt, key } = ca.issue_named("Common.Example", &[], ec_key(), 90);
     write(&folder, "cn.pem", &format!("{crt}{key}"));
     let (certificates, problems) = load(folder.path(), &Certificates::default());
     assert_eq!(shown(&certificates), ["a", "cn", "z"]);
@@ -58,24 +58,24 @@ fn an_unusable_pair_is_told_of_keeps_its_last_form_and_holds_nobody_back() {
     let other = ca.issue(&["b.test"]);
     type Spoil<'a> = &'a dyn Fn(&tempfile::TempDir);
     let cases: [(&str, Spoil<'_>, &str, &str); 9] = [
-        ("half a certificate", &|f| write(f, "b.crt", &other.0[..other.0.len() / 2]), "b.crt", "PEM"),
+        ("half a certificate", &|f| write(f, "b.crt", &other.crt[..other.crt.len() / 2]), "b.crt", "PEM"),
         ("an empty certificate", &|f| write(f, "b.crt", ""), "b.crt", "no certificate"),
-        ("half a key", &|f| write(f, "b.key", &other.1[..other.1.len() / 2]), "b.key", "no whole private key"),
-        ("the key of another pair", &|f| write(f, "b.key", &ca.issue(&["x"]).1), "b.crt", "do not belong together"),
-        ("the certificate of another pair", &|f| write(f, "b.crt", &ca.issue(&["x"]).0), "b.crt", "do not belong together"),
+        ("half a key", &|f| write(f, "b.key", &other.key[..other.key.len() / 2]), "b.key", "no whole private key"),
+        ("the key of another pair", &|f| write(f, "b.key", &ca.issue(&["x"]).key), "b.crt", "do not belong together"),
+        ("the certificate of another pair", &|f| write(f, "b.crt", &ca.issue(&["x"]).crt), "b.crt", "do not belong together"),
         ("no key", &|f| fs::remove_file(f.path().join("b.key")).unwrap(), "b.crt", "no whole private key"),
         ("no certificate", &|f| fs::remove_file(f.path().join("b.crt")).unwrap(), "b.key", "no b.crt"),
         ("garbage", &|f| fs::write(f.path().join("b.crt"), [0x80; 40]).unwrap(), "b.crt", "not PEM"),
-        ("the chain upside down", &|f| write(f, "b.crt", &format!("{}{}", ca.root_pem(), other.0)), "b.crt", "certificate 2 of the file"),
+        ("the chain upside down", &|f| write(f, "b.crt", &format!("{}{}", ca.root_pem(), other.crt)), "b.crt", "certificate 2 of the file"),
     ];
     for (what, harm, file, words) in cases {
         let folder = folder(&ca);
-        write(&folder, "b.crt", &other.0);
-        write(&folder, "b.key", &other.1);
+        write(&folder, "b.crt", &other.crt);
+        write(&folder, "b.key", &other.key);
         let (first, problems) = load(folder.path(), &Certificates::default());
         assert_eq!((shown(&first), problems), (vec!["a", "b"], vec![]), "{what}");
         harm(&folder);
-        let (crt, key) = ca.issue(&["a.test", "new.test"]);
+        let Pair { crt, key } = ca.issue(&["a.test", "new.test"]);
         write(&folder, "a.crt", &crt);
         write(&folder, "a.key", &key);
         let (second, problems) = load(folder.path(), &first);
@@ -93,7 +93,7 @@ fn what_did_not_change_stays_the_same_value() {
     let ca = WebCa::new();
     let folder = folder(&ca);
     let (first, _) = load(folder.path(), &Certificates::default());
-    let (crt, key) = ca.issue(&["b.test"]);
+    let Pair { crt, key } = ca.issue(&["b.test"]);
     write(&folder, "default.crt", &crt);
     write(&folder, "default.key", &key);
     write(&folder, ".hidden.crt", "nothing");
@@ -108,7 +108,7 @@ fn what_did_not_change_stays_the_same_value() {
 fn a_removed_pair_goes_and_the_last_one_stays() {
     let ca = WebCa::new();
     let folder = folder(&ca);
-    let (crt, key) = ca.issue(&["b.test"]);
+    let Pair { crt, key } = ca.issue(&["b.test"]);
     write(&folder, "b.crt", &crt);
     write(&folder, "b.key", &key);
     let (both, _) = load(folder.path(), &Certificates::default());
@@ -144,7 +144,7 @@ fn time_and_strength_are_warned_about() {
         }
     }
     let weak = PKey::from_rsa(Rsa::generate(1024).unwrap()).unwrap();
-    let (crt, key) = ca.issue_named("", &["weak.test"], weak, 90);
+    let Pair { crt, key } = ca.issue_named("", &["weak.test"], weak, 90);
     write(&folder, "weak.crt", &crt);
     write(&folder, "weak.key", &key);
     let (certificates, problems) = load(folder.path(), &Certificates::default());
@@ -157,7 +157,7 @@ fn secrets_and_odd_files_are_told_of_without_their_content() {
     let ca = WebCa::new();
     let folder = folder(&ca);
     let sealed = ec_key().private_key_to_pem_pkcs8_passphrase(openssl::symm::Cipher::aes_128_cbc(), b"secret").unwrap();
-    write(&folder, "b.crt", &ca.issue(&["b.test"]).0);
+    write(&folder, "b.crt", &ca.issue(&["b.test"]).crt);
     fs::write(folder.path().join("b.key"), sealed).unwrap();
     write(&folder, "a.ocsp", "no answer");
     let (certificates, problems) = load(folder.path(), &Certificates::default());
@@ -165,8 +165,8 @@ fn secrets_and_odd_files_are_told_of_without_their_content() {
     assert_problem(&problems, "b.key", "pass phrase");
     assert_problem(&problems, "a.ocsp", "no OCSP answer");
     assert!(!format!("{problems:?}{certificates:?}").contains("BEGIN"));
-    let (crt, key) = ca.issue(&["c.test"]);
-    write(&folder, "c.crt", &format!("{crt}{}{}", ca.issue(&["x"]).0, ca.root_pem()));
+    let Pair { crt, key } = ca.issue(&["c.test"]);
+    write(&folder, "c.crt", &format!("{crt}{}{}", ca.issue(&["x"]).crt, ca.root_pem()));
     write(&folder, "c.key", &key);
     let (certificates, problems) = load(folder.path(), &Certificates::default());
     assert_eq!(shown(&certificates), ["a", "c"], "a chain in disorder is shown, since some clients know the way");
@@ -180,7 +180,7 @@ fn swapped_links_are_followed() {
     let folder = tempfile::tempdir().unwrap();
     for (version, name) in [("..1", "one.test"), ("..2", "two.test")] {
         fs::create_dir(folder.path().join(version)).unwrap();
-        let (crt, key) = ca.issue(&[name]);
+        let Pair { crt, key } = ca.issue(&[name]);
         write(&folder, &format!("{version}/tls.crt"), &crt);
         write(&folder, &format!("{version}/tls.key"), &key);
         fs::set_permissions(folder.path().join(version).join("tls.key"), fs::Permissions::from_mode(0o600)).unwrap();

@@ -21,10 +21,6 @@ use crate::model::{
     },
 };
 
-#[path = "../../../../tests/blackbox/support/web_pki.rs"]
-#[allow(dead_code, missing_docs)]
-mod web_pki;
-
 /// A pool of these servers with quick probes.
 pub fn pool(id: &str, servers: &[&dyn Display]) -> Pool {
     let servers = servers.iter().map(|server| self::server(&server.to_string())).collect();

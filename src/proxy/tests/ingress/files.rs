@@ -28,9 +28,9 @@ async fn files_are_sent_whole_in_both_versions() {
     fs::create_dir(folder.path().join("sub")).unwrap();
     let mut compressed = files(folder.path(), "/packed");
     compressed.filters.compression = Some(Compression { level: 5 });
-    let edge = Edge::start(&[files(folder.path(), "/static"), compressed]).await;
-    let mut http1 = HttpClient::http1(&edge.address).await.unwrap();
-    let mut http2 = HttpClient::http2(&edge.address).await.unwrap();
+    let shop = Shop::start(&[files(folder.path(), "/static"), compressed]).await;
+    let mut http1 = HttpClient::http1(&shop.address).await.unwrap();
+    let mut http2 = HttpClient::http2(&shop.address).await.unwrap();
     for client in [&mut http1, &mut http2] {
         let answer = client.send(asked("GET", "/static/big.bin", &[], "")).await.unwrap();
         assert_eq!((answer.status.as_u16(), answer.body == big, field(&answer, "x-frame-options")), (200, true, "DENY".into()));
@@ -51,10 +51,10 @@ async fn files_are_sent_whole_in_both_versions() {
         assert_eq!((refused.status.as_u16(), field(&refused, "allow")), (405, "GET, HEAD, OPTIONS".into()));
     }
     for (path, status) in [("/static/..%2fx", 400), ("/static/%2e%2e/x", 404), ("/static/.x", 404), ("/static/none", 404)] {
-        assert_eq!(edge.get(path, &[]).await.status.as_u16(), status, "{path}");
+        assert_eq!(shop.get(path, &[]).await.status.as_u16(), status, "{path}");
     }
-    assert!(http1.is_open() && edge.app.requests() == 0);
-    edge.stop().await;
+    assert!(http1.is_open() && shop.app.requests() == 0);
+    shop.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,7 +62,7 @@ async fn a_client_that_does_not_read_holds_no_memory() {
     let folder = tempfile::tempdir().unwrap();
     // A hole: 4 GiB that take no place.
     fs::File::create(folder.path().join("hole")).unwrap().set_len(4 << 30).unwrap();
-    let edge = Edge::start(&[files(folder.path(), "/")]).await;
+    let shop = Shop::start(&[files(folder.path(), "/")]).await;
     let resident = || {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -71,7 +71,7 @@ async fn a_client_that_does_not_read_holds_no_memory() {
     let before = resident();
     let mut clients = Vec::new();
     for _ in 0..50 {
-        let mut stream = edge.address.connect().await.unwrap();
+        let mut stream = shop.address.connect().await.unwrap();
         stream.write_all(b"GET /hole HTTP/1.1\r\nHost: shop.test\r\n\r\n").await.unwrap();
         let mut first = [0; 200];
         stream.read_exact(&mut first).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_client_that_does_not_read_holds_no_memory() {
     let grown = resident().saturating_sub(before);
     assert!(grown < 100 * 1024, "{grown} KiB for 50 clients");
     drop(clients);
-    edge.stop().await;
+    shop.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,13 +89,13 @@ async fn a_file_that_shrinks_while_it_is_sent_ends_the_connection() {
     let folder = tempfile::tempdir().unwrap();
     let file = fs::File::create(folder.path().join("hole")).unwrap();
     file.set_len(64 << 20).unwrap();
-    let edge = Edge::start(&[files(folder.path(), "/")]).await;
-    let mut stream = edge.address.connect().await.unwrap();
+    let shop = Shop::start(&[files(folder.path(), "/")]).await;
+    let mut stream = shop.address.connect().await.unwrap();
     stream.write_all(b"GET /hole HTTP/1.1\r\nHost: shop.test\r\n\r\n").await.unwrap();
     stream.read_u8().await.unwrap();
     file.set_len(0).unwrap();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
     assert!(rest.len() < 64 << 20);
-    edge.stop().await;
+    shop.stop().await;
 }

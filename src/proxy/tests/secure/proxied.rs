@@ -15,7 +15,7 @@ fn told(answer: &str) -> Option<&str> {
 async fn a_balancer_tells_the_clients_address_and_nobody_else_does() {
     let ca = WebCa::new();
     let app = http_app().await;
-    let with = |client| Setup { client, ..Setup::new(app).tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"])]) };
+    let with = |client| Setup { client, ..secured(app, TlsGrade::High, vec![pair(&ca, "a", &["a.test"])]) };
     let mut edge = Edge::start(&with(from("10.0.0.0/8 127.0.0.0/8"))).await;
     let whole =
         crate::proxy::proxy_protocol::Addresses { client: "203.0.113.7:9".parse().unwrap(), called: "198.51.100.1:443".parse().unwrap() };
@@ -77,7 +77,7 @@ async fn recorder() -> SocketAddr {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_are_told_the_client_and_share_no_connection_between_clients() {
     for version in [ProxyHeader::V1, ProxyHeader::V2] {
-        let setup = Setup { proxy_header: Some(version), ..Setup::new(recorder().await) };
+        let setup = to(edge::server(recorder().await, "app", Scheme::Http), ServerTls::default(), Some(version));
         let edge = Edge::start(&setup).await;
         for nth in 1..=3 {
             let mut client = TcpStream::connect(edge.http).await.unwrap();

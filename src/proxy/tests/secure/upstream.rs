@@ -12,7 +12,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start((crt, key): &(String, String), clients: Option<&WebCa>) -> Self {
+    async fn start(Pair { crt, key }: &Pair, clients: Option<&WebCa>) -> Self {
         let mut context = SslContext::builder(SslMethod::tls_server()).unwrap();
         context.set_certificate(&X509::from_pem(crt.as_bytes()).unwrap()).unwrap();
         context.set_private_key(&PKey::private_key_from_pem(key.as_bytes()).unwrap()).unwrap();
@@ -62,7 +62,7 @@ async fn only_the_right_server_gets_anything() {
     let ours = || ServerTls { roots: roots(&ca), ..ServerTls::default() };
     let named = |name: &str| ServerTls { name: Some(name.into()), ..ours() };
     let client = |ca: &WebCa| {
-        let (crt, key) = ca.issue(&["edge.test"]);
+        let Pair { crt, key } = ca.issue(&["edge.test"]);
         ServerTls { client: Some((certificates("test", &crt).unwrap(), Secret::new(key))), ..ours() }
     };
     let careless = ServerTls { verify: false, ..ServerTls::default() };
@@ -90,7 +90,7 @@ async fn only_the_right_server_gets_anything() {
     for (names, called, server_tls, wants_client, fine, asked) in cases {
         let real = Server::start(&ca.issue(names), wants_client.then_some(&clients)).await;
         let what = format!("{names:?} called {called}, {server_tls:?}");
-        let setup = Setup { server: server(real.address, called, Scheme::Https), server_tls, ..Setup::new(real.address) };
+        let setup = to(edge::server(real.address, called, Scheme::Https), server_tls, None);
         let edge = Edge::start(&setup).await;
         let answer = edge.plain(&get("/", "")).await;
         let status = if fine { "HTTP/1.1 200" } else { "HTTP/1.1 503" };
@@ -109,7 +109,7 @@ async fn other_roots_never_use_an_old_connection() {
     for name in ["app.test", "127.0.0.1"] {
         let with = |ca: &WebCa| {
             let server_tls = ServerTls { roots: certificates("test", &ca.root_pem()).unwrap(), ..ServerTls::default() };
-            Setup { server: server(real.address, name, Scheme::Https), server_tls, ..Setup::new(real.address) }
+            to(edge::server(real.address, name, Scheme::Https), server_tls, None)
         };
         let mut edge = Edge::start(&with(&ca)).await;
         let before = real.asked.lock().unwrap().len();

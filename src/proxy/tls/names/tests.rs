@@ -10,23 +10,22 @@ use std::{
     },
 };
 
-use aralez_integration::ssllabs::{Findings, Rating, Suite, Version, rate};
+use aralez_integration::{
+    ssllabs::{Findings, Rating, Suite, Version, rate},
+    web_pki::{Pair, WebCa, ec_key},
+};
 use openssl::{
     rsa::Rsa,
     ssl::{SslContextBuilder, SslStream, SslVersion, StatusType},
 };
 
 use super::*;
-use crate::model::{
-    credentials::certificates,
-    secret::Secret,
-    testing::{WebCa, ec_key},
-};
+use crate::model::{credentials::certificates, secret::Secret};
 
 mod resumption;
 mod scan;
 
-fn pair_of(name: &str, names: &[&str], (crt, key): &(String, String)) -> CertificatePair {
+fn pair_of(name: &str, names: &[&str], Pair { crt, key }: &Pair) -> CertificatePair {
     CertificatePair {
         name: name.into(),
         chain: certificates("test", crt).unwrap(),
@@ -227,7 +226,7 @@ fn protocols_are_agreed_or_refused() {
 fn client_certificates_are_asked_for_and_verified() {
     let (ca, clients) = (WebCa::new(), WebCa::new());
     let certificate = |ca: &WebCa| {
-        let (crt, key) = ca.issue_named("alice", &["alice.test"], ec_key(), 90);
+        let Pair { crt, key } = ca.issue_named("alice", &["alice.test"], ec_key(), 90);
         (X509::from_pem(crt.as_bytes()).unwrap(), PKey::private_key_from_pem(key.as_bytes()).unwrap())
     };
     for required in [true, false] {

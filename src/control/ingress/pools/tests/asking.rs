@@ -2,9 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use aralez_integration::apps::{App, h2c_echo, http_echo, https_echo};
+use aralez_integration::{
+    apps::{App, h2c_echo, http_echo, https_echo},
+    web_pki::WebCa,
+};
 
-use super::{saying, web_pki::WebCa};
+use super::saying;
 use crate::{
     control::ingress::pools::{
         detect::detect,

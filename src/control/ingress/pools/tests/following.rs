@@ -11,11 +11,12 @@ use aralez_integration::{
     apps::{h2c_echo, http_echo, https_echo},
     dns::Dns,
     net::Address,
+    web_pki::WebCa,
 };
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{pool, quick, routing, saying, server, web_pki::WebCa};
+use super::{pool, quick, routing, saying, server};
 use crate::{
     control::{
         ingress::{

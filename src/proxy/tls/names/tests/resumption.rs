@@ -26,7 +26,7 @@ fn tickets(front: &Front, version: SslVersion, identity: Option<&(X509, PKey<Pri
 fn tickets_save_handshakes_but_never_the_check_of_a_client_certificate() {
     let ca = WebCa::new();
     let plain = tls(TlsGrade::High, vec![pair(&ca, "a", &["a.test"])]);
-    let (crt, key) = ca.issue(&["client.test"]);
+    let Pair { crt, key } = ca.issue(&["client.test"]);
     let identity = (X509::from_pem(crt.as_bytes()).unwrap(), PKey::private_key_from_pem(key.as_bytes()).unwrap());
     let roots = certificates("test", &ca.root_pem()).unwrap();
     let mutual = IngressTls { client_auth: Some(ClientAuth { roots, required: false }), ..plain.clone() };

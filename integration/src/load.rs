@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::wait::eventually;
 
@@ -27,8 +28,8 @@ pub struct Report {
     pub ok: u64,
     /// Actions that failed.
     pub failed: u64,
-    /// The first errors.
-    pub errors: Vec<String>,
+    /// The first errors, each with the time since the start of the load at which it was noticed.
+    pub errors: Vec<(Duration, String)>,
 }
 
 impl Load {
@@ -42,6 +43,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
+        let began = Instant::now();
         for _ in 0..workers {
             let (act, stop, done) = (act.clone(), stop.clone(), done.clone());
             tasks.spawn(async move {
@@ -53,7 +55,7 @@ impl Load {
                             report.ok += 1;
                             state = Some(next);
                         }
-                        Err(error) => report.add_failure(&error),
+                        Err(error) => report.add_failure(began.elapsed(), &error),
                     }
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -95,16 +97,17 @@ impl Load {
             total.failed += report.failed;
             total.errors.extend(report.errors);
         }
+        total.errors.sort();
         total.errors.truncate(KEPT);
         Ok(total)
     }
 }
 
 impl Report {
-    fn add_failure(&mut self, error: &anyhow::Error) {
+    fn add_failure(&mut self, at: Duration, error: &anyhow::Error) {
         self.failed += 1;
         if self.errors.len() < KEPT {
-            self.errors.push(format!("{error:#}"));
+            self.errors.push((at, format!("{error:#}")));
         }
     }
 
@@ -113,7 +116,8 @@ impl Report {
     /// # Errors
     /// With the counts and the first errors.
     pub fn flawless(&self, least: u64) -> Result<()> {
-        ensure!(self.failed == 0, "{} of {} failed: {:#?}", self.failed, self.failed + self.ok, self.errors);
+        let errors: Vec<_> = self.errors.iter().map(|(at, error)| format!("after {at:.1?}: {error}")).collect();
+        ensure!(self.failed == 0, "{} of {} failed: {errors:#?}", self.failed, self.failed + self.ok);
         ensure!(self.ok >= least, "only {} actions, {least} wanted", self.ok);
         Ok(())
     }

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use aralez_integration::apps::http_echo;
 use aralez_integration::clients;
 use aralez_integration::ports::free_port;
 use aralez_integration::wait::eventually;
 use serde_json::Value;
 
-use crate::support::fake_agent::{Endpoint, FakeAgent, Fault, Instance, upstream};
+use crate::support::fake_agent::{Endpoint, FakeAgent, Fault, Instance, intention, upstream};
 use crate::support::mesh::{Mesh, RECOVERY, assert_flawless, web};
 use crate::support::sidecar::Launch;
 use crate::support::tls::Client;
@@ -158,6 +159,40 @@ async fn a_dead_agent_costs_no_request_and_its_return_is_noticed() {
     let report = assert_flawless(load, 400).await;
     println!("agent down: 0 of {} failed", report.ok);
     mesh.web.assert_alive().await;
+}
+
+/// As seen on Consul 1.20.1: a restarted server answers from an empty store until it has applied its log.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_server_replays_its_log_is_not_believed() {
+    let agent = FakeAgent::start().await;
+    agent.set_default_policy("deny", None);
+    agent.set_intentions("api", vec![intention("web", "api", "allow")]);
+    let mut mesh = Mesh::around(agent, http_echo("api-1").await.unwrap(), "http").await;
+    let load = mesh.load(2);
+    load.progress(50, RECOVERY).await.unwrap();
+
+    mesh.agent.kill().await;
+    let before = mesh.agent.calls().len();
+    mesh.agent.replay(true);
+    mesh.agent.revive().await;
+    let asked = eventually("questions to the replaying agent", RECOVERY, async || {
+        let asked = mesh.agent.calls().len() - before;
+        ensure!(asked >= 10, "{asked} by the ten watches of two sidecars that were held");
+        Ok(())
+    });
+    asked.await.unwrap();
+    load.progress(300, RECOVERY).await.unwrap();
+
+    mesh.agent.replay(false);
+    let leaf = mesh.agent.reissue_leaf("api");
+    let noticed = eventually("a change after the replay", RECOVERY, async || {
+        let shown = Client::default().server_serial(&mesh.public).await?;
+        ensure!(shown == leaf.serial);
+        Ok(())
+    });
+    noticed.await.unwrap();
+    load.progress(50, RECOVERY).await.unwrap();
+    assert_flawless(load, 400).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use aralez_integration::apps;
 use aralez_integration::consul::{Agent, Options};
 use aralez_integration::load::Load;
 use aralez_integration::registration::{Check, Service, Upstream};
 use aralez_integration::wait::{eventually, steadily};
-use serde_json::Value;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
 
 use crate::scene::{PATIENCE, Pair, caller, http_answers, kept_alive_get, tcp_refused, tcp_works, unique};
 
@@ -15,12 +17,26 @@ use crate::scene::{PATIENCE, Pair, caller, http_answers, kept_alive_get, tcp_ref
 const OUTAGE: Duration = Duration::from_secs(30);
 /// Between two actions of a worker: the outage is about time, not about speed.
 const PACE: Duration = Duration::from_millis(5);
+/// Writes of 64 keys each that come before everything else: a restarted agent replays them for a quarter of a second or more, and knows of no
+/// service until then.
+const OLDER_WRITES: usize = 500;
 
-/// A pair whose checks a restart of the agent does not reset to critical.
+async fn lengthen_log(agent: &Agent) {
+    let writes: Vec<_> = (0..64).map(|key| json!({"KV": {"Verb": "set", "Key": format!("older/{key}"), "Value": "YQ=="}})).collect();
+    let writes = json!(writes);
+    let written: Result<Vec<_>> =
+        stream::iter(0..OLDER_WRITES).map(|_| agent.put("/v1/txn", &writes)).buffer_unordered(32).try_collect().await;
+    written.unwrap();
+}
+
+/// A pair of which the agent's servers know the most: protocol, intention, instances. Its checks are not reset to critical by a restart.
 async fn pair(agent: &Agent, protocol: &str, app: &apps::App) -> Pair {
-    let db = Service::new(unique("db"), &app.address).unwrap().protocol(protocol).check(Check::Ttl);
-    let upstream = Upstream::new(&db.name).unwrap().protocol(protocol);
-    let web = caller(upstream).protocol(protocol).check(Check::Ttl);
+    let db = Service::new(unique("db"), &app.address).unwrap().check(Check::Ttl);
+    let web = caller(Upstream::new(&db.name).unwrap()).check(Check::Ttl);
+    for name in [&web.name, &db.name] {
+        agent.config_entry(json!({"Kind": "service-defaults", "Name": name, "Protocol": protocol})).await.unwrap();
+    }
+    agent.intention(&web.name, &db.name, "allow").await.unwrap();
     let pair = Pair::launch(agent, web, db).await;
     for service in [&pair.web, &pair.db] {
         // Only a reported state is kept on disk.
@@ -31,7 +47,9 @@ async fn pair(agent: &Agent, protocol: &str, app: &apps::App) -> Pair {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_killed_for_thirty_seconds_and_restarted() {
-    let mut agent = Agent::start(Options { persistent: true, ..Options::default() }).await.unwrap();
+    let config = json!({"default_intention_policy": "deny"});
+    let mut agent = Agent::start(Options { persistent: true, config, ..Options::default() }).await.unwrap();
+    lengthen_log(&agent).await;
     let (http_app, tcp_app) = (apps::http_echo("db").await.unwrap(), apps::tcp_echo().await.unwrap());
     let mut http = pair(&agent, "http", &http_app).await;
     let tcp = pair(&agent, "tcp", &tcp_app).await;
@@ -60,8 +78,9 @@ async fn agent_killed_for_thirty_seconds_and_restarted() {
 
     agent.restart().await.unwrap();
     // Watches resume: an upstream added after the restart is opened, while the load goes on.
-    let added = Upstream::new(&tcp.db.name).unwrap().protocol("tcp");
+    let added = Upstream::new(&tcp.db.name).unwrap();
     http.web.upstreams.push(added.clone());
+    agent.intention(&http.web.name, &tcp.db.name, "allow").await.unwrap();
     eventually("a registration after the restart", PATIENCE, async || agent.register(&http.web).await).await.unwrap();
     eventually("the upstream added after the restart", 4 * PATIENCE, async || tcp_works(&added.address()).await).await.unwrap();
     requests.progress(100, PATIENCE).await.unwrap();

@@ -42,7 +42,7 @@ const BETWEEN_RECOVERIES: Duration = Duration::from_secs(5);
 /// From where on a query asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum At {
-    /// What is there now, without waiting.
+    /// What is there now, without waiting; `consistent`, see [`super::caught_up`].
     #[default]
     Now,
     /// Held until the index is past this one.
@@ -169,13 +169,14 @@ impl Client {
     async fn ask<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
         let wait = self.shared.wait;
         let (position, limit) = match at {
-            At::Now => (None, MARGIN),
-            At::Index(index) => (Some(("index", index.to_string())), wait + wait / 16 + MARGIN),
-            At::Hash(hash) => (Some(("hash", hash.clone())), wait + wait / 16 + MARGIN),
+            At::Now => (("consistent", String::new()), MARGIN),
+            At::Index(index) => (("index", index.to_string()), wait + wait / 16 + MARGIN),
+            At::Hash(hash) => (("hash", hash.clone()), wait + wait / 16 + MARGIN),
         };
         let mut params = query.params();
-        if let Some(position) = position {
-            params.extend([position, ("wait", format!("{}ms", wait.as_millis()))]);
+        params.push(position);
+        if *at != At::Now {
+            params.push(("wait", format!("{}ms", wait.as_millis())));
         }
         let token = self.token().await?;
         let request = self.request(query, &params, token.as_ref())?;
@@ -310,7 +311,8 @@ mod tests {
         assert_eq!(seen[0].line, "GET /behind/v1/agent/service/web%2F1");
         assert_eq!((seen[0].params["hash"].as_str(), seen[0].params["wait"].as_str()), ("a b", "90000ms"));
         assert_eq!((seen[1].params["index"].as_str(), seen[1].params["by"].as_str()), ("7", "destination"));
-        assert!(seen[2].line.starts_with("POST ") && seen[2].body.contains("spiffe://x") && seen[2].params.is_empty());
+        assert!(seen[2].line.starts_with("POST ") && seen[2].body.contains("spiffe://x"));
+        assert!(seen[2].params.keys().eq(["consistent"]) && !seen[1].params.contains_key("consistent"));
         assert!(seen.iter().all(|question| question.token.as_deref() == Some("s3cret")));
     }
 

@@ -9,6 +9,7 @@
 //! Wire types stay in this room: `decode` turns them into the model.
 
 mod address;
+mod caught_up;
 mod chain;
 mod checks;
 mod client;

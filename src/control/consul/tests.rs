@@ -59,7 +59,9 @@ impl World {
             "GET /v1/config/jwt-provider" if self.providers.is_null() => Reply::Now(403, Vec::new(), "Permission denied".to_owned()),
             "GET /v1/config/jwt-provider" => found(self.providers.clone()),
             "POST /v1/agent/connect/authorize" => found(json!({"Authorized": false, "Reason": "Default intention policy"})),
-            "GET /v1/config/mesh/mesh" => Reply::Now(404, headers, "Config entry not found".to_owned()),
+            "GET /v1/config/mesh/mesh" | "GET /v1/config/proxy-defaults/global" => {
+                Reply::Now(404, headers, "Config entry not found".to_owned())
+            }
             "POST /v1/discovery-chain/api" => found(json!({"Chain": {"Protocol": "tcp", "StartNode": "resolver:api",
                 "Nodes": {"resolver:api": {"Type": "resolver", "Resolver": {"Target": "api.dc1"}}},
                 "Targets": {"api.dc1": {"ID": "api.dc1", "Service": "api", "Datacenter": "dc1", "SNI": "api.sni"}}}})),

@@ -6,6 +6,7 @@ use consul_api_types::{Blocking, Meta, Query};
 use tokio::time::{Instant, sleep};
 
 use super::{
+    caught_up::{TAKEN_OVER, caught_up},
     client::{Answer, At, Client},
     error::Error,
 };
@@ -38,13 +39,24 @@ pub struct State {
     seen: At,
     /// Failures in a row.
     pub failures: u32,
+    /// Who may have been restarted since the last answer.
+    doubt: Doubt,
     /// Time saved up for questions in quick succession.
     budget: Duration,
 }
 
+/// Who may have been restarted, and answer from less than it knew before (see [`super::caught_up`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    Nobody,
+    Servers,
+    /// The agent too: it was silent, or the connection broke.
+    Agent,
+}
+
 impl Default for State {
     fn default() -> Self {
-        Self { at: At::Now, seen: At::Now, failures: 0, budget: BUDGET }
+        Self { at: At::Now, seen: At::Now, failures: 0, doubt: Doubt::Servers, budget: BUDGET }
     }
 }
 
@@ -98,8 +110,9 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
             let cost = if held && state.at == At::Now && stands == state.seen { Duration::ZERO } else { COST };
             let spaced = cost.saturating_sub(state.save(took));
             let delay = if held { spaced } else { spaced.max(pace.poll.mul_f64(1.0 + jitter / 2.0)) };
+            let doubt = if back { Doubt::Servers } else { Doubt::Nobody };
             let at = if delay.is_zero() { stands.clone() } else { At::Now };
-            let next = State { at, seen: stands, failures: 0, budget: state.save(took + delay).saturating_sub(cost) };
+            let next = State { at, seen: stands, failures: 0, doubt, budget: state.save(took + delay).saturating_sub(cost) };
             let event = if back { Event::Doubtful } else { value.map_or(Event::Absent, |value| Event::Value(value, meta)) };
             (next, event, delay)
         }
@@ -111,11 +124,12 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
                 _ => LONGEST_PAUSE,
             };
             let delay = pause(failures, longest).mul_f64(0.5 + jitter / 2.0);
-            let at = match error {
-                Error::Status { status: 429, .. } => state.at.clone(),
-                _ => At::Now,
+            let (at, doubt) = match error {
+                Error::Status { status: 429, .. } => (state.at.clone(), state.doubt),
+                Error::Connect(_) | Error::Broken(_) | Error::Timeout(_) => (At::Now, Doubt::Agent),
+                _ => (At::Now, state.doubt.max(Doubt::Servers)),
             };
-            let next = State { at, seen: state.seen.clone(), failures, budget: state.save(took + delay) };
+            let next = State { at, seen: state.seen.clone(), failures, doubt, budget: state.save(took + delay) };
             (next, Event::Failed(error, failures), delay)
         }
     }
@@ -124,7 +138,7 @@ pub fn step<T>(state: &State, pace: Pace, heard: Result<Answer<T>, Error>, took:
 /// After a value that cannot be used: its index must not be waited on, since nobody would ask again when the truth comes back under it.
 fn unusable(state: &State) -> (State, Duration) {
     let failures = state.failures.saturating_add(1);
-    (State { at: At::Now, seen: At::Now, failures, budget: state.budget }, pause(failures, LONGEST_PAUSE))
+    (State { at: At::Now, seen: At::Now, failures, doubt: Doubt::Nobody, budget: state.budget }, pause(failures, LONGEST_PAUSE))
 }
 
 fn pause(failures: u32, longest: Duration) -> Duration {
@@ -144,6 +158,17 @@ fn position(asked: &At, blocking: Blocking, meta: &Meta, absent: bool) -> (At, b
     }
 }
 
+/// Asks once, of servers that have caught up.
+async fn ask<Q: Query>(client: &Client, query: &Q, state: &State) -> Result<Answer<Q::Reply>, Error> {
+    if state.doubt > Doubt::Nobody {
+        caught_up(client).await?;
+    }
+    if state.doubt == Doubt::Agent {
+        sleep(TAKEN_OVER).await;
+    }
+    client.send(query, &state.at).await
+}
+
 /// Asks again and again, and hands every outcome to `on_event`, until it is dropped.
 ///
 /// What `on_event` refuses is noted as unusable. A pause after a failure or between polls ends early when another watch
@@ -161,7 +186,7 @@ pub async fn watch<Q: Query>(
     loop {
         let asked = Instant::now();
         recoveries.mark_unchanged();
-        let heard = client.send(query, &state.at).await;
+        let heard = ask(client, query, &state).await;
         if heard.is_ok() {
             recoveries.mark_unchanged();
         }
@@ -271,6 +296,25 @@ mod tests {
             let (state, event, _) = step(&at(At::Index(7)), INDEX, status(code), SLOW, 0.0);
             assert_eq!(state.at, next, "{code}");
             assert!(matches!(event, Event::Failed(_, 1)));
+        }
+    }
+
+    #[test]
+    fn whoever_may_have_been_restarted_is_doubted_until_the_next_answer() {
+        let after = |state: &State, heard| step(state, INDEX, heard, SLOW, 0.0).0;
+        assert_eq!(State::default().doubt, Doubt::Servers);
+        let sure = after(&State::default(), value(7));
+        let lost = after(&sure, Err(Error::Broken(String::new())));
+        for (state, heard, doubt) in [
+            (&sure, value(8), Doubt::Nobody),
+            (&sure, value(6), Doubt::Servers),
+            (&sure, status(500), Doubt::Servers),
+            (&sure, status(429), Doubt::Nobody),
+            (&sure, Err(Error::Connect(String::new())), Doubt::Agent),
+            (&lost, status(500), Doubt::Agent),
+            (&lost, value(6), Doubt::Nobody),
+        ] {
+            assert_eq!(after(state, heard).doubt, doubt);
         }
     }
 

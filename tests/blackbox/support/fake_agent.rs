@@ -17,7 +17,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use anyhow::ensure;
+use aralez_integration::wait::eventually;
 use http::{HeaderValue, Response};
 use serde_json::Value;
 use tokio::net::{TcpListener, UnixListener};
@@ -31,7 +34,7 @@ pub use registration::{Sidecar, intention, upstream};
 pub use topic::{Endpoint, Topic};
 
 use super::ca::{Authority, Leaf};
-use catalog::Catalog;
+use catalog::{Catalog, Content};
 use topic::{Position, Positions};
 
 /// The handle of a test on its agent. Everything ends when it is dropped.
@@ -57,6 +60,8 @@ struct Data {
     catalog: Catalog,
     positions: Positions,
     faults: HashMap<Endpoint, Fault>,
+    /// Its server replays its log.
+    replaying: bool,
     /// How many calls have met the present fault of an endpoint.
     met: HashMap<Endpoint, usize>,
     /// How many calls are held now.
@@ -75,6 +80,7 @@ impl FakeAgent {
                 catalog: Catalog::new(),
                 positions: Positions::default(),
                 faults: HashMap::new(),
+                replaying: false,
                 met: HashMap::new(),
                 held: HashMap::new(),
             }),
@@ -104,6 +110,11 @@ impl FakeAgent {
     pub async fn kill(&mut self) {
         self._listeners.shutdown().await;
         self.shared.down.send_replace(true);
+        let reset = eventually("the connections to be reset", Duration::from_secs(20), async || {
+            ensure!(self.connections() == 0);
+            Ok(())
+        });
+        reset.await.unwrap();
     }
 
     /// Listens again, on the port it had, with all its data.
@@ -111,6 +122,13 @@ impl FakeAgent {
         self.shared.down.send_replace(false);
         let listener = TcpListener::bind(self.address).await.unwrap();
         self._listeners.spawn(server::serve_tcp(listener, Arc::clone(&self.shared)));
+    }
+
+    /// Whether it answers as one whose server has not applied its log yet: from an empty store with the index 2, unless it is asked
+    /// `consistent`; then it holds the call until this ends.
+    pub fn replay(&self, replaying: bool) {
+        self.shared.data.lock().unwrap().replaying = replaying;
+        self.shared.wake();
     }
 
     // --- what it knows ---
@@ -338,7 +356,16 @@ impl Shared {
     }
 
     fn position(&self, topic: &Topic) -> Position {
-        self.data.lock().unwrap().positions.of(topic)
+        let data = self.data.lock().unwrap();
+        let position = data.positions.of(topic);
+        if data.replaying { Position { index: 2, ..position } } else { position }
+    }
+
+    /// Whether an answer to `call` waits for the server to apply its log.
+    fn awaits_log(&self, call: &Call, topic: &Topic) -> bool {
+        let of_agent =
+            matches!(topic.endpoint, Endpoint::Services | Endpoint::Registration | Endpoint::Authorize | Endpoint::Roots | Endpoint::Leaf);
+        self.data.lock().unwrap().replaying && !of_agent && call.query.contains_key("consistent")
     }
 
     /// The content hash of a registration; `None` for everything else.
@@ -346,16 +373,22 @@ impl Shared {
         if topic.endpoint != Endpoint::Registration {
             return None;
         }
-        let data = self.data.lock().unwrap();
+        let content = self.content(topic, &Value::Null).ok()?;
         let mut hasher = DefaultHasher::new();
-        data.catalog.registrations.get(&topic.name)?.to_string().hash(&mut hasher);
+        content.to_string().hash(&mut hasher);
         Some(format!("{:016x}", hasher.finish()))
+    }
+
+    /// What it says about `topic` at present.
+    fn content(&self, topic: &Topic, body: &Value) -> Content {
+        let Data { catalog, replaying, .. } = &mut *self.data.lock().unwrap();
+        if *replaying { catalog.early_content(topic, body) } else { catalog.content(topic, body) }
     }
 
     /// 403 for a wrong token where Consul wants a right; roots and mesh need none.
     fn refuse(&self, call: &Call, topic: &Topic) -> Option<Response<server::Body>> {
         let data = self.data.lock().unwrap();
-        let open = matches!(topic.endpoint, Endpoint::Roots | Endpoint::Mesh);
+        let open = matches!(topic.endpoint, Endpoint::Roots | Endpoint::Mesh | Endpoint::ProxyDefaults);
         let known = data.catalog.token.as_deref().is_none_or(|token| call.token() == Some(token));
         (!open && !known).then(|| {
             let text = "Permission denied: token with AccessorID '1' lacks permission";

@@ -127,6 +127,21 @@ impl Catalog {
         leaf
     }
 
+    /// The answer of an agent whose server has applied nothing of its log yet (as Consul 1.20.1 says it): what it keeps itself it has, but
+    /// for what the server adds to a registration.
+    pub fn early_content(&mut self, topic: &Topic, body: &Value) -> Content {
+        match topic.endpoint {
+            Endpoint::Leaf => Err((500, "CA is uninitialized and unable to sign certificates yet: provider is nil".to_owned())),
+            Endpoint::Registration => {
+                let mut content = self.content(topic, body)?;
+                content["Proxy"]["Config"] = Value::Null;
+                Ok(content)
+            }
+            Endpoint::Services | Endpoint::Authorize | Endpoint::Roots => self.content(topic, body),
+            _ => Catalog { roots: Vec::new(), ..Catalog::new() }.content(topic, &Value::Null),
+        }
+    }
+
     /// The answer for `topic`. `body` is the request's.
     pub fn content(&mut self, topic: &Topic, body: &Value) -> Content {
         let name = topic.name.as_str();
@@ -145,6 +160,7 @@ impl Catalog {
                 Some(entry) => Ok(entry.clone()),
                 None => Err((404, r#"Config entry not found for "mesh" / "mesh""#.to_owned())),
             },
+            Endpoint::ProxyDefaults => Err((404, r#"Config entry not found for "proxy-defaults" / "global""#.to_owned())),
             // A kind without entries is an empty list, not an absent one.
             Endpoint::JwtProviders => Ok(json!(self.jwt_providers)),
             Endpoint::Chain => Ok(self.chain(name, body)),

@@ -146,7 +146,8 @@ async fn reply(shared: &Shared, call: &Call, topic: &Topic, body: &Value) -> Opt
             _ => call.index().is_some_and(|index| index > 0 && position.index <= index),
         };
         let spoils_body = matches!(fault, Some(Fault::Garbage | Fault::Html | Fault::Truncated | Fault::WrongTypes | Fault::Endless));
-        let blocked = same && position.version == began && Instant::now() < deadline && !spoils_body && fault != Some(Fault::Churn);
+        let unchanged = same && position.version == began && !spoils_body && fault != Some(Fault::Churn);
+        let blocked = (unchanged || shared.awaits_log(call, topic)) && Instant::now() < deadline;
         if !blocked {
             if fault.is_some() {
                 shared.meets_fault(topic.endpoint);
@@ -181,7 +182,7 @@ impl Drop for Held<'_> {
 }
 
 fn render(shared: &Shared, topic: &Topic, body: &Value, fault: Option<Fault>, position: Position, hash: Option<String>) -> Response<Body> {
-    let content = shared.data.lock().unwrap().catalog.content(topic, body);
+    let content = shared.content(topic, body);
     let index = match (topic.endpoint, fault) {
         (Endpoint::Services | Endpoint::Registration | Endpoint::Authorize, _) => None,
         (_, Some(Fault::IndexZero)) => Some(0),

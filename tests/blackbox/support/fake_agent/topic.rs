@@ -19,6 +19,8 @@ pub enum Endpoint {
     Authorize,
     /// `/v1/config/mesh/mesh`
     Mesh,
+    /// `/v1/config/proxy-defaults/global`
+    ProxyDefaults,
     /// `/v1/config/jwt-provider`
     JwtProviders,
     /// `/v1/discovery-chain/:name`
@@ -61,6 +63,7 @@ impl Topic {
             "/v1/agent/connect/authorize" => Some(Topic::new(Endpoint::Authorize, "")),
             "/v1/config/jwt-provider" => Some(Topic::new(Endpoint::JwtProviders, "")),
             "/v1/config/mesh/mesh" => Some(Topic::new(Endpoint::Mesh, "")),
+            "/v1/config/proxy-defaults/global" => Some(Topic::new(Endpoint::ProxyDefaults, "")),
             "/v1/connect/intentions/match" => {
                 let destination = query.get("by").is_some_and(|by| by == "destination");
                 let name = query.get("name").filter(|_| destination)?;

@@ -3,6 +3,8 @@
 
 #[path = "architecture/features.rs"]
 mod features;
+#[path = "architecture/packaging.rs"]
+mod packaging;
 
 use std::{
     fs,

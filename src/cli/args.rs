@@ -37,6 +37,17 @@ pub(super) enum Verb {
     /// Say what would become of a request, and why: at an upstream of a sidecar, or by the intentions of a service
     #[command(args_override_self = true)]
     Explain(Box<Explain>),
+    /// Print the completions of the command line for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual as man(7) source: aralez man | man -l -
+    Man {
+        /// Of this command; without it, of the program
+        #[arg(value_name = "COMMAND")]
+        verb: Option<String>,
+    },
     /// Print the version
     Version,
 }

@@ -8,6 +8,7 @@ mod connect;
 mod dashes;
 mod explain;
 mod foreign;
+mod man;
 mod options;
 
 use std::{ffi::OsString, fmt, path::PathBuf};
@@ -39,7 +40,7 @@ pub enum Command {
 /// There is nothing to run: the text to print, and the exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// 0 for help and version, 2 for wrong usage.
+    /// 0 for help, version, completions and manual; 2 for wrong usage.
     pub code: u8,
     /// For standard output if the code is 0, else for standard error. Ends without a newline.
     pub text: String,
@@ -54,7 +55,7 @@ impl Exit {
 /// Reads the command line. `args` begins with the program's name; `env` gives a variable's value.
 ///
 /// # Errors
-/// [`Exit`] with code 0 for help and version; with code 2 and one line that says what is wrong and what to do.
+/// [`Exit`] with code 0 for what is only printed; with code 2 and one line that says what is wrong and what to do.
 pub fn parse<A>(args: impl IntoIterator<Item = A>, env: impl Fn(&str) -> Option<String>) -> Result<Command, Exit>
 where
     A: Into<OsString>,
@@ -78,6 +79,8 @@ where
         }
         args::Verb::Dev(dev) => Ok(Command::Dev(DevOptions { mesh: dev.mesh, process: options::process(dev.process, &env)? })),
         args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),
+        args::Verb::Completions { shell } => Err(Exit { code: 0, text: completions(shell) }),
+        args::Verb::Man { verb } => Err(Exit { code: 0, text: man::page(args::Args::command(), verb.as_deref())? }),
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
 }
@@ -94,6 +97,13 @@ fn with_verb(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsStr
 
 fn version() -> String {
     format!("aralez {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The completions of the flags that have a meaning here; foreign ones are accepted, not offered.
+fn completions(shell: clap_complete::Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::Args::command(), "aralez", &mut script);
+    String::from_utf8_lossy(&script).trim_end().to_owned()
 }
 
 /// Clap's words as one line, without the usage block.

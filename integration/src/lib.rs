@@ -16,6 +16,7 @@ pub mod dns;
 pub mod envoy;
 pub mod load;
 pub mod net;
+pub mod netns;
 pub mod ports;
 pub mod process;
 pub mod registration;

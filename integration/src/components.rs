@@ -132,12 +132,14 @@ pub fn debian(release: &str, packages: &[&str]) -> Result<PathBuf> {
     const NEEDS: &str = "root and debootstrap (`apt-get install debootstrap`)";
     once(&format!("debian-{release}-{}", packages.join("-")), "root.tar", "about two minutes", |archive| {
         let scratch = tempfile::tempdir()?;
+        // Not the temporary folder itself: only its owner may enter that.
+        let root = scratch.path().join("root");
         let mut debootstrap = Command::new("debootstrap");
-        debootstrap.arg("--variant=minbase").arg(format!("--include={}", packages.join(","))).arg(release).arg(scratch.path());
+        debootstrap.arg("--variant=minbase").arg(format!("--include={}", packages.join(","))).arg(release).arg(&root);
         run(debootstrap.stdout(Stdio::null()), NEEDS)?;
         let mut tar = Command::new("tar");
         tar.args(["--exclude=./var/cache/apt/*.bin", "--exclude=./var/cache/apt/archives/*.deb"]);
-        run(tar.arg("-cf").arg(archive).arg("-C").arg(scratch.path()).arg("."), NEEDS)
+        run(tar.arg("-cf").arg(archive).arg("-C").arg(&root).arg("."), NEEDS)
     })
 }
 

@@ -29,7 +29,7 @@ fn machine() -> TempDir {
         fs::copy(packaging("systemd").join(unit), units.join(unit)).unwrap();
     }
     fs::create_dir(root.path().join("usr/bin")).unwrap();
-    for program in ["aralez", "kill"] {
+    for program in ["aralez", "sh"] {
         fs::copy("/bin/true", root.path().join("usr/bin").join(program)).unwrap();
     }
     symlink("usr/bin", root.path().join("bin")).unwrap();

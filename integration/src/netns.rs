@@ -26,8 +26,7 @@ impl Netns {
         Ok(made)
     }
 
-    /// The file that stands for it.
-    pub fn path(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         ["/run/netns", &self.name].iter().collect()
     }
 

@@ -37,6 +37,9 @@ pub(super) enum Verb {
     /// Say what would become of a request, and why: at an upstream of a sidecar, or by the intentions of a service
     #[command(args_override_self = true)]
     Explain(Box<Explain>),
+    /// Say whether a running one is ready, what it lacks, and where it listens: exit code 0 if it is, else 1
+    #[command(args_override_self = true)]
+    Status(Status),
     /// Print the version
     Version,
 }
@@ -65,6 +68,23 @@ pub(super) struct Check {
     /// The files
     #[arg(value_name = "FILE", required = true)]
     pub(super) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Status {
+    /// The admin API of the running one: IP:port or localhost:port
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
+    pub(super) admin: String,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(super) format: StatusFormat,
+}
+
+/// The forms of a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum StatusFormat {
+    Table,
+    Json,
 }
 
 #[derive(Debug, ClapArgs)]

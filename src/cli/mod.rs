@@ -16,7 +16,9 @@ use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
 pub use self::{
     args::SchemaOf,
-    options::{AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH, ServeOptions},
+    options::{
+        AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH, ServeOptions, StatusOptions,
+    },
 };
 
 /// What the user wants.
@@ -34,6 +36,8 @@ pub enum Command {
     Dev(DevOptions),
     /// `aralez explain`: say what would become of a request.
     Explain(Box<ExplainOptions>),
+    /// `aralez status`: say how a running one does.
+    Status(StatusOptions),
 }
 
 /// There is nothing to run: the text to print, and the exit code.
@@ -78,6 +82,9 @@ where
         }
         args::Verb::Dev(dev) => Ok(Command::Dev(DevOptions { mesh: dev.mesh, process: options::process(dev.process, &env)? })),
         args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),
+        args::Verb::Status(args::Status { admin, format }) => {
+            Ok(Command::Status(StatusOptions { admin: options::admin(&admin)?, json: format == args::StatusFormat::Json }))
+        }
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
 }

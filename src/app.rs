@@ -85,6 +85,8 @@ pub fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Check(files) => Ok(check::check(&files)),
         Command::Schema(of) => Ok(check::schema(of)),
         Command::Status(options) => ask::status(options),
+        Command::Wait(admin, patience) => ask::wait(admin, patience),
+        Command::Drain(admin) => ask::drain(admin),
     }
 }
 

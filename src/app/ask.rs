@@ -1,4 +1,4 @@
-//! `aralez status`: asks a running one, at its admin API.
+//! `aralez status`, `wait`, `drain`: ask a running one, at its admin API.
 
 use std::{
     fmt,
@@ -8,17 +8,22 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
-use http::StatusCode;
+use anyhow::{Context as _, anyhow, ensure};
+use http::{Method, StatusCode};
 use reqwest::{Client, Response};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::runtime::Builder;
+use tokio::{
+    runtime::Builder,
+    time::{Instant, sleep},
+};
 
 use super::Failure;
 use crate::cli::StatusOptions;
 
 /// How long an answer may take: shorter than the 30 s that orchestrators give to a health check.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How often it is looked whether one is ready.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Prints how a running one does; exit code 0 if it is ready, 1 if it is not.
 ///
@@ -29,6 +34,39 @@ pub(super) fn status(StatusOptions { admin, json }: StatusOptions) -> Result<Exi
     let text = if json { serde_json::to_string_pretty(&status).context("it has no JSON form")? } else { status.to_string() };
     writeln!(io::stdout(), "{text}").context("cannot write")?;
     Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Waits until one is ready; exit code 0 once it is.
+///
+/// # Errors
+/// [`Failure::Running`] when it is not within `patience`, with what it lacks.
+pub(super) fn wait(admin: SocketAddr, patience: Duration) -> Result<ExitCode, Failure> {
+    running(async {
+        let (running, end) = (Running::at(admin)?, Instant::now() + patience);
+        loop {
+            let status = Status::of(&running).await;
+            if matches!(&status, Ok(status) if status.ready) {
+                return Ok(ExitCode::SUCCESS);
+            }
+            if Instant::now() >= end {
+                let missing = status?.missing.join(", ");
+                return Err(anyhow!("not ready within {patience:?}: it lacks {missing}"));
+            }
+            sleep(LOOK).await;
+        }
+    })
+}
+
+/// Begins the drain of a running one, and does not wait for its end.
+///
+/// # Errors
+/// [`Failure::Running`] when it cannot be asked, or refuses.
+pub(super) fn drain(admin: SocketAddr) -> Result<ExitCode, Failure> {
+    running(async {
+        let answer = Running::at(admin)?.ask(Method::POST, "/drain").await?;
+        ensure!(answer.status().is_success(), "answered {}", answer.status());
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn running<T>(asking: impl Future<Output = anyhow::Result<T>>) -> Result<T, Failure> {
@@ -49,7 +87,11 @@ impl Running {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Response> {
-        let answer = self.http.get(format!("http://{}{path}", self.admin)).send().await;
+        self.ask(Method::GET, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Response> {
+        let answer = self.http.request(method, format!("http://{}{path}", self.admin)).send().await;
         let advice = || format!("cannot ask the admin API at {}; is it running, and is this its -admin-bind?", self.admin);
         answer.map_err(|why| anyhow::Error::new(why.without_url())).with_context(advice)
     }

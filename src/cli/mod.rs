@@ -10,7 +10,7 @@ mod explain;
 mod foreign;
 mod options;
 
-use std::{ffi::OsString, fmt, path::PathBuf};
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
@@ -38,6 +38,10 @@ pub enum Command {
     Explain(Box<ExplainOptions>),
     /// `aralez status`: say how a running one does.
     Status(StatusOptions),
+    /// `aralez wait`: wait until the one with this admin API is ready, for so long.
+    Wait(SocketAddr, Duration),
+    /// `aralez drain`: let the one with this admin API drain and end.
+    Drain(SocketAddr),
 }
 
 /// There is nothing to run: the text to print, and the exit code.
@@ -85,6 +89,10 @@ where
         args::Verb::Status(args::Status { admin, format }) => {
             Ok(Command::Status(StatusOptions { admin: options::admin(&admin)?, json: format == args::StatusFormat::Json }))
         }
+        args::Verb::Wait(args::Wait { admin, timeout_seconds }) => {
+            Ok(Command::Wait(options::admin(&admin)?, Duration::from_secs(timeout_seconds.into())))
+        }
+        args::Verb::Drain(args::Drain { admin }) => Ok(Command::Drain(options::admin(&admin)?)),
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
 }

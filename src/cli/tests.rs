@@ -1,4 +1,4 @@
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use super::*;
 use crate::{
@@ -278,7 +278,10 @@ fn a_running_one_is_asked_where_envoys_admin_api_is_unless_told() {
     };
     assert_eq!(at(&["status"]), ("127.0.0.1:19000".to_owned(), false));
     assert_eq!(at(&["status", "-admin", "[::1]:19001", "-format=json"]), ("[::1]:19001".to_owned(), true));
-    for wrong in [&["status", "-admin", "off"][..], &["status", "-format", "yaml"]] {
+    let waited = parse_with(&["wait", "-timeout-seconds", "5"], &[]);
+    assert!(matches!(waited, Ok(Command::Wait(admin, time)) if admin.port() == 19000 && time == Duration::from_secs(5)));
+    assert!(matches!(parse_with(&["drain", "-admin=localhost:1"], &[]), Ok(Command::Drain(admin)) if admin.port() == 1));
+    for wrong in [&["status", "-admin", "off"][..], &["status", "-format", "yaml"], &["drain", "-admin", "x"]] {
         refusal(wrong, &[]);
     }
 }

@@ -1,4 +1,4 @@
-//! `aralez status`: what a running one is asked from outside.
+//! `aralez status`, `wait` and `drain`: what a running one is asked from outside.
 
 use std::process::Output;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{
     fake_agent::{Endpoint, FakeAgent, Fault},
-    mesh::web,
+    mesh::{RECOVERY, web},
     sidecar::{Launch, aralez},
 };
 
@@ -49,4 +49,31 @@ async fn status_of_nobody_is_a_failure_that_says_where_was_asked() {
     let (code, stdout, stderr) = ask("status", &nobody, &[]).await;
     assert_eq!((code, &*stdout), (Some(1), ""));
     assert!(stderr.contains(&nobody.to_string()) && stderr.contains("-admin-bind"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wait_ends_when_it_is_ready_and_says_what_is_missing_when_it_is_not() {
+    let agent = FakeAgent::start().await;
+    agent.register(&web(vec![]));
+    agent.fail(Endpoint::Leaf, Fault::Status(500));
+    let mut web = Launch::sidecar_for(&agent, "web-1").spawn();
+    web.not_ready_for(&[": leaf"]).await;
+    let (code, _, stderr) = ask("wait", web.admin_address(), &["-timeout-seconds", "0"]).await;
+    assert!(code == Some(1) && stderr.contains("web-1-sidecar-proxy: leaf"), "{stderr}");
+    let heal = async { agent.heal(Endpoint::Leaf) };
+    let ((code, _, stderr), ()) = tokio::join!(ask("wait", web.admin_address(), &[]), heal);
+    assert_eq!(code, Some(0), "{stderr}");
+    web.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_ends_it() {
+    let agent = FakeAgent::start().await;
+    agent.register(&web(vec![]));
+    let mut web = Launch::sidecar_for(&agent, "web-1").start().await;
+    let (code, _, stderr) = ask("drain", web.admin_address(), &[]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(web.exit(RECOVERY).await.code(), Some(0));
+    let (code, ..) = ask("drain", web.admin_address(), &[]).await;
+    assert_eq!(code, Some(1));
 }

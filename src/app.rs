@@ -2,6 +2,7 @@
 //!
 //! Two runtimes: one for control (watches, compile, admin), one for data, so that a slow decode never takes a request's thread.
 
+mod ask;
 mod check;
 mod explain;
 mod ingress;
@@ -83,6 +84,9 @@ pub fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Serve(options) => ingress::run(options),
         Command::Check(files) => Ok(check::check(&files)),
         Command::Schema(of) => Ok(check::schema(of)),
+        Command::Status(options) => ask::status(options),
+        Command::Wait(admin, patience) => ask::wait(admin, patience),
+        Command::Drain(admin) => ask::drain(admin),
     }
 }
 

@@ -30,7 +30,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("pingora", &["proxy", "app"]),
     ("consul_api_types", &["control/consul"]),
-    ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth"]),
+    ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth", "app/ask"]),
     ("axum", &["admin", "control/embedded"]),
 ];
 

@@ -48,6 +48,15 @@ pub(super) enum Verb {
         #[arg(value_name = "COMMAND")]
         verb: Option<String>,
     },
+    /// Say whether a running one is ready, what it lacks, and where it listens: exit code 0 if it is, else 1
+    #[command(args_override_self = true)]
+    Status(Status),
+    /// Wait until a running one, or one that is about to start, is ready: exit code 0 once it is, 1 if it is not in time
+    #[command(args_override_self = true)]
+    Wait(Wait),
+    /// Let a running one take no new work, finish what it has, and end; a second time, end at once
+    #[command(args_override_self = true)]
+    Drain(Drain),
     /// Print the version
     Version,
 }
@@ -76,6 +85,40 @@ pub(super) struct Check {
     /// The files
     #[arg(value_name = "FILE", required = true)]
     pub(super) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Status {
+    /// The admin API of the running one: IP:port or localhost:port
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
+    pub(super) admin: String,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(super) format: StatusFormat,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Wait {
+    /// The admin API of the one to wait for: IP:port or localhost:port
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
+    pub(super) admin: String,
+    /// How long to wait
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    pub(super) timeout_seconds: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Drain {
+    /// The admin API of the running one: IP:port or localhost:port
+    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
+    pub(super) admin: String,
+}
+
+/// The forms of a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum StatusFormat {
+    Table,
+    Json,
 }
 
 #[derive(Debug, ClapArgs)]

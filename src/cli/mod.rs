@@ -11,13 +11,15 @@ mod foreign;
 mod man;
 mod options;
 
-use std::{ffi::OsString, fmt, path::PathBuf};
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
 pub use self::{
     args::SchemaOf,
-    options::{AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH, ServeOptions},
+    options::{
+        AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH, ServeOptions, StatusOptions,
+    },
 };
 
 /// What the user wants.
@@ -35,6 +37,12 @@ pub enum Command {
     Dev(DevOptions),
     /// `aralez explain`: say what would become of a request.
     Explain(Box<ExplainOptions>),
+    /// `aralez status`: say how a running one does.
+    Status(StatusOptions),
+    /// `aralez wait`: wait until the one with this admin API is ready, for so long.
+    Wait(SocketAddr, Duration),
+    /// `aralez drain`: let the one with this admin API drain and end.
+    Drain(SocketAddr),
 }
 
 /// There is nothing to run: the text to print, and the exit code.
@@ -81,6 +89,13 @@ where
         args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),
         args::Verb::Completions { shell } => Err(Exit { code: 0, text: completions(shell) }),
         args::Verb::Man { verb } => Err(Exit { code: 0, text: man::page(args::Args::command(), verb.as_deref())? }),
+        args::Verb::Status(args::Status { admin, format }) => {
+            Ok(Command::Status(StatusOptions { admin: options::admin(&admin)?, json: format == args::StatusFormat::Json }))
+        }
+        args::Verb::Wait(args::Wait { admin, timeout_seconds }) => {
+            Ok(Command::Wait(options::admin(&admin)?, Duration::from_secs(timeout_seconds.into())))
+        }
+        args::Verb::Drain(args::Drain { admin }) => Ok(Command::Drain(options::admin(&admin)?)),
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
 }

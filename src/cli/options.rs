@@ -122,6 +122,15 @@ pub struct Request {
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// Options of `aralez status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusOptions {
+    /// The admin API of the running one.
+    pub admin: SocketAddr,
+    /// Print JSON.
+    pub json: bool,
+}
+
 /// Options of `aralez dev`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevOptions {
@@ -159,13 +168,20 @@ pub(super) fn admin_bind(text: Option<&str>) -> Result<AdminBind, Exit> {
     if text == "off" {
         return Ok(AdminBind::Off);
     }
-    let address = match text.strip_prefix("localhost:") {
+    let wrong = || Exit::wrong(format_args!("-admin-bind {text:?} is no address; write IP:port, localhost:port, or off"));
+    address(text).map(AdminBind::At).ok_or_else(wrong)
+}
+
+/// Where a running one is asked.
+pub(super) fn admin(text: &str) -> Result<SocketAddr, Exit> {
+    address(text).ok_or_else(|| Exit::wrong(format_args!("-admin {text:?} is no address; write IP:port or localhost:port")))
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    match text.strip_prefix("localhost:") {
         Some(port) => port.parse().ok().map(|port| (Ipv4Addr::LOCALHOST, port).into()),
         None => text.parse().ok(),
-    };
-    address
-        .map(AdminBind::At)
-        .ok_or_else(|| Exit::wrong(format_args!("-admin-bind {text:?} is no address; write IP:port, localhost:port, or off")))
+    }
 }
 
 /// A flag's value, else the variable's.

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use super::*;
 use crate::{
@@ -268,4 +268,20 @@ fn dev_takes_a_mesh_and_process_options() {
 fn secrets_are_not_shown() {
     let options = connect_with(&["-sidecar-for=web", "-token=t0ps3cret"], &[("CONSUL_HTTP_AUTH", "user:t0ps3cret")]);
     assert!(!format!("{options:?}").contains("t0ps3cret"));
+}
+
+#[test]
+fn a_running_one_is_asked_where_envoys_admin_api_is_unless_told() {
+    let at = |line: &[&str]| match parse_with(line, &[]) {
+        Ok(Command::Status(StatusOptions { admin, json })) => (admin.to_string(), json),
+        other => panic!("{line:?} gave {other:?}"),
+    };
+    assert_eq!(at(&["status"]), ("127.0.0.1:19000".to_owned(), false));
+    assert_eq!(at(&["status", "-admin", "[::1]:19001", "-format=json"]), ("[::1]:19001".to_owned(), true));
+    let waited = parse_with(&["wait", "-timeout-seconds", "5"], &[]);
+    assert!(matches!(waited, Ok(Command::Wait(admin, time)) if admin.port() == 19000 && time == Duration::from_secs(5)));
+    assert!(matches!(parse_with(&["drain", "-admin=localhost:1"], &[]), Ok(Command::Drain(admin)) if admin.port() == 1));
+    for wrong in [&["status", "-admin", "off"][..], &["status", "-format", "yaml"], &["drain", "-admin", "x"]] {
+        refusal(wrong, &[]);
+    }
 }

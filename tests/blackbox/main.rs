@@ -4,6 +4,7 @@
 mod support;
 
 mod agent;
+mod ask;
 mod cli;
 mod deadlines;
 mod details;

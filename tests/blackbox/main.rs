@@ -4,6 +4,7 @@
 mod support;
 
 mod agent;
+mod check;
 mod cli;
 mod deadlines;
 mod details;

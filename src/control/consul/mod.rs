@@ -28,6 +28,7 @@ mod registration;
 mod roots;
 pub mod services;
 mod supervisor;
+mod survey;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use self::{
     client::{Answer, At, Client},
     error::Error,
     inquiry::{Inquiry, Unanswered},
+    survey::survey,
 };
 use self::{names::Names, supervisor::Supervisor};
 use super::{

@@ -4,6 +4,7 @@
 mod support;
 
 mod agent;
+mod book;
 mod check;
 mod cli;
 mod deadlines;

@@ -82,7 +82,7 @@ pub fn run(command: Command) -> Result<ExitCode, Failure> {
             explain::run(*options)
         }
         Command::Serve(options) => ingress::run(options),
-        Command::Check(files) => Ok(check::check(&files)),
+        Command::Check(options) => check::run(*options),
         Command::Schema(of) => Ok(check::schema(of)),
         Command::Status(options) => ask::status(options),
         Command::Wait(admin, patience) => ask::wait(admin, patience),

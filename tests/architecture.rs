@@ -1,10 +1,14 @@
 //! The import rule of `src/lib.rs`, kept by reading the `use` lines and paths of every source file.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "architecture/book.rs"]
+mod book;
 #[path = "architecture/features.rs"]
 mod features;
 #[path = "architecture/packaging.rs"]
 mod packaging;
+#[path = "architecture/reference.rs"]
+mod reference;
 
 use std::{
     fs,
@@ -33,6 +37,16 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth", "app/ask"]),
     ("axum", &["admin", "control/embedded"]),
 ];
+
+/// Sees that a page is what it would be made as, or makes it.
+fn fresh(path: &str, page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("WRITE_PAGES").is_some() {
+        fs::write(&path, page).unwrap();
+    }
+    let known = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(known, page, "{}: write the page anew with WRITE_PAGES=1", path.display());
+}
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("src can be read") {

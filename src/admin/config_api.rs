@@ -3,7 +3,7 @@
 //! | request | key | answers |
 //! |---|---|---|
 //! | `POST /conf` | yes | takes a whole `upstreams.yaml`; 200 once it is in force, 400 with every problem |
-//! | `POST /conf?dry_run` | yes | only checks it |
+//! | `POST /conf?dry_run` | yes | only checks it, and says what it would change |
 //! | `POST /conf?save` | yes | writes the file, too |
 //! | `GET /conf` | yes | what is in force, as YAML without secrets |
 //! | `POST /jwt` | in the body | a token |
@@ -71,8 +71,17 @@ pub enum Refused {
 /// A future behind a pointer.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Puts a configuration in force and waits until the listeners follow it; gives its version.
-pub type Push = Arc<dyn Fn(Pushed) -> Later<Result<Arc<str>, Refused>> + Send + Sync>;
+/// A configuration that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its version.
+    pub version: Arc<str>,
+    /// What it changed, or would change, in words; a line each.
+    pub changes: Vec<String>,
+}
+
+/// Puts a configuration in force and waits until the listeners follow it, or only checks it.
+pub type Push = Arc<dyn Fn(Pushed) -> Later<Result<Accepted, Refused>> + Send + Sync>;
 
 /// The configuration in force.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Around, Failure, Outside, life, serve};
 use crate::{
     cli::{ProcessOptions, SCRAPE_PATH, ServeOptions},
-    config::{fault::Faults, main_file::MainFile, shown::shown, upstreams},
+    config::{fault::Faults, main_file::MainFile, shown, upstreams},
     control::{
         ingress::{
             self, acme, certificates,
@@ -113,11 +113,19 @@ impl Source {
     }
 }
 
+/// What the routes' files say, without secrets.
+///
+/// # Errors
+/// [`Faults`] with each file that cannot be read.
+pub(super) fn shown(main: &MainFile) -> Result<String, Faults> {
+    Ok(shown::shown(&upstreams::texts(main, None)?))
+}
+
 /// Reads the routes' files, with a pushed text in the place of the first, and checks them.
 fn load(main: &MainFile, pushed: Option<&str>) -> Result<Loaded, Faults> {
     let texts = upstreams::texts(main, pushed)?;
     let upstreams::Upstreams { routing, consul, also_read } = upstreams::parse(&texts, main)?;
-    let shown = shown(&texts);
+    let shown = shown::shown(&texts);
     // Of what is shown: a digest that anybody may see must not hold a password.
     let version: String = sha256(shown.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     Ok(Loaded { routing: Arc::new(routing), consul, also_read, shown: shown.into(), version: version.into() })

@@ -24,8 +24,9 @@ pub(super) enum Verb {
     /// Be a reverse proxy as a main.yaml says
     #[command(args_override_self = true)]
     Serve(Serve),
-    /// Check main.yaml files with all that they name: every problem at once
-    Check(Check),
+    /// Check main.yaml files with all that they name, or what a sidecar would meet at the live agent: every problem at once
+    #[command(args_override_self = true)]
+    Check(Box<Check>),
     /// Print the JSON Schema of a configuration file
     Schema(Schema),
     /// Be the Connect sidecar of a service that is registered with the local Consul agent
@@ -82,9 +83,32 @@ pub(super) struct Serve {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Check {
-    /// The files
-    #[arg(value_name = "FILE", required = true)]
+    /// The main.yaml files
+    #[arg(value_name = "FILE", conflicts_with_all = ["sidecar_for", "proxy_id"])]
     pub(super) files: Vec<PathBuf>,
+    /// A main.yaml, as aralez -c takes it
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["sidecar_for", "proxy_id"])]
+    pub(super) conf: Option<PathBuf>,
+    /// Say what a reload of the one file would change: of the process that serves it, by its configuration API; or of another main.yaml
+    #[arg(long, value_name = "MAIN.YAML", num_args = 0..=1, require_equals = true, conflicts_with_all = ["sidecar_for", "proxy_id"])]
+    pub(super) diff: Option<Option<PathBuf>>,
+    /// How to print what is found
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub(super) format: Format,
+    /// How long to wait for the agent in all
+    #[arg(long, value_name = "SECONDS", default_value = "30")]
+    pub(super) timeout_seconds: u32,
+    #[command(flatten)]
+    pub(super) selector: Selector,
+    #[command(flatten)]
+    pub(super) agent: Agent,
+}
+
+/// How a check prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -4,6 +4,7 @@
 //! its variable, and an empty variable is one that is not set (as in Consul).
 
 mod args;
+mod check;
 mod connect;
 mod dashes;
 mod explain;
@@ -11,14 +12,15 @@ mod foreign;
 mod man;
 mod options;
 
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, net::SocketAddr, time::Duration};
 
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 
 pub use self::{
     args::SchemaOf,
     options::{
-        AdminBind, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH, ServeOptions, StatusOptions,
+        AdminBind, CheckOptions, Checked, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH,
+        ServeOptions, StatusOptions,
     },
 };
 
@@ -27,8 +29,8 @@ pub use self::{
 pub enum Command {
     /// `aralez -c FILE`, `aralez serve -c FILE`: be a reverse proxy.
     Serve(ServeOptions),
-    /// `aralez check FILE…`, `aralez -t -c FILE`: say what is wrong with these `main.yaml` files and all that they name.
-    Check(Vec<PathBuf>),
+    /// `aralez check`, `aralez -t -c FILE`: say what is wrong with files, or with what a sidecar would meet.
+    Check(Box<CheckOptions>),
     /// `aralez schema`: print the JSON Schema of one configuration file, or of both.
     Schema(Option<SchemaOf>),
     /// `aralez connect`: be the sidecar of a service.
@@ -75,11 +77,11 @@ where
     let matches = command.try_get_matches_from_mut(args).map_err(|error| exit(&error))?;
     let parsed = args::Args::from_arg_matches(&matches).map_err(|error| exit(&error))?;
     match parsed.verb {
-        args::Verb::Serve(serve) if serve.test => Ok(Command::Check(vec![serve.conf])),
+        args::Verb::Serve(serve) if serve.test => Ok(Command::Check(Box::new(CheckOptions::of_files(vec![serve.conf])))),
         args::Verb::Serve(args::Serve { conf, upgrade, daemon, admin_bind, .. }) => {
             Ok(Command::Serve(ServeOptions { conf, upgrade, daemon, admin: options::admin_bind(admin_bind.as_deref())? }))
         }
-        args::Verb::Check(check) => Ok(Command::Check(check.files)),
+        args::Verb::Check(flags) => Ok(Command::Check(Box::new(check::resolve(*flags, &env)?))),
         args::Verb::Schema(schema) => Ok(Command::Schema(schema.file)),
         args::Verb::Connect(connect) => {
             let notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(matches))?;

@@ -75,6 +75,47 @@ pub struct ConnectOptions {
     pub notes: Vec<String>,
 }
 
+/// Options of `aralez check`.
+#[derive(Clone, Debug)]
+pub struct CheckOptions {
+    /// What is checked.
+    pub checked: Checked,
+    /// Print JSON.
+    pub json: bool,
+}
+
+/// What `aralez check` looks at.
+#[derive(Clone, Debug)]
+pub enum Checked {
+    /// `main.yaml` files with all that they name.
+    Files(Vec<PathBuf>),
+    /// One `main.yaml`, beside what is in force.
+    Changes {
+        /// The file.
+        conf: PathBuf,
+        /// The `main.yaml` to compare with; `None` is the process that serves the file.
+        with: Option<PathBuf>,
+    },
+    /// What a sidecar would meet at its agent.
+    Sidecar {
+        /// The sidecar.
+        selector: ProxySelector,
+        /// How to reach the agent.
+        agent: AgentConfig,
+        /// What holds for callers that no intention names, if the agent cannot tell.
+        default_policy: Option<DefaultPolicy>,
+        /// How long the agent may take in all.
+        timeout: Duration,
+    },
+}
+
+impl CheckOptions {
+    /// To check files, and say it in words.
+    pub(super) fn of_files(files: Vec<PathBuf>) -> Self {
+        Self { checked: Checked::Files(files), json: false }
+    }
+}
+
 /// Options of `aralez explain`.
 #[derive(Clone, Debug)]
 pub struct ExplainOptions {

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use super::*;
 use crate::{
@@ -242,12 +242,40 @@ fn the_reverse_proxy_is_started_as_its_users_know() {
     assert_eq!(options.admin, AdminBind::Off);
 }
 
+fn checked(line: &[&str]) -> Checked {
+    match parse_with(line, &[("CONNECT_SIDECAR_FOR", "web-1")]) {
+        Ok(Command::Check(options)) => options.checked,
+        other => panic!("{line:?} gave {other:?}"),
+    }
+}
+
+#[test]
+fn a_live_sidecar_and_the_changes_of_a_file_can_be_checked() {
+    for line in [&["check"][..], &["check", "-sidecar-for", "web-1", "-timeout-seconds=30"]] {
+        let Checked::Sidecar { selector, timeout, .. } = checked(line) else { panic!("{line:?}") };
+        assert_eq!((selector, timeout), (ProxySelector::SidecarFor("web-1".to_owned()), Duration::from_secs(30)), "{line:?}");
+    }
+    for (line, other) in [
+        (&["check", "-c", "m.yaml", "-diff"][..], None),
+        (&["check", "-diff", "m.yaml"], None),
+        (&["check", "--conf=m.yaml", "--diff=old.yaml"], Some("old.yaml")),
+    ] {
+        let Checked::Changes { conf, with } = checked(line) else { panic!("{line:?}") };
+        assert_eq!((conf, with), (PathBuf::from("m.yaml"), other.map(PathBuf::from)), "{line:?}");
+    }
+    let Ok(Command::Check(options)) = parse_with(&["check", "-format", "json", "m.yaml"], &[]) else { panic!("not understood") };
+    assert!(options.json);
+    for wrong in [&["check"][..], &["check", "-diff"], &["check", "-diff", "a", "b"], &["check", "-proxy-id", "p", "m.yaml"]] {
+        refusal(wrong, &[]);
+    }
+}
+
 #[test]
 fn files_can_be_checked_and_schemas_printed() {
     for line in [&["-t", "-c", "m.yaml"][..], &["-c", "m.yaml", "--test"], &["check", "m.yaml"], &["serve", "-t", "-c", "m.yaml", "-u"]] {
-        assert!(matches!(parse_with(line, &[]), Ok(Command::Check(files)) if files == [PathBuf::from("m.yaml")]), "{line:?}");
+        assert!(matches!(checked(line), Checked::Files(files) if files == [PathBuf::from("m.yaml")]), "{line:?}");
     }
-    assert!(matches!(parse_with(&["check", "a", "b"], &[]), Ok(Command::Check(files)) if files.len() == 2));
+    assert!(matches!(checked(&["check", "a", "b"]), Checked::Files(files) if files.len() == 2));
     for (line, wanted) in
         [(&["schema"][..], None), (&["schema", "main"], Some(SchemaOf::Main)), (&["schema", "upstreams"], Some(SchemaOf::Upstreams))]
     {

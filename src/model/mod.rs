@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod balance;
 pub mod cluster;
 pub mod credentials;
+pub mod finding;
 pub mod format;
 pub mod identity;
 pub mod ingress;

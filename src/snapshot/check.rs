@@ -15,7 +15,7 @@ use crate::model::{
 
 /// Why a leaf cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadLeaf {
+pub(crate) enum BadLeaf {
     #[error("it names {found}, not {wanted}")]
     OtherService { found: String, wanted: String },
     #[error("its trust domain {found} is not that of the roots, {wanted}")]
@@ -29,7 +29,7 @@ pub(super) enum BadLeaf {
 }
 
 /// Checks a leaf against the service it must name and the roots it must chain to.
-pub(super) fn leaf(leaf: &Leaf, roots: &Roots, service: &ServiceName) -> Result<(), BadLeaf> {
+pub(crate) fn leaf(leaf: &Leaf, roots: &Roots, service: &ServiceName) -> Result<(), BadLeaf> {
     if leaf.id.as_service() != Some(service) {
         return Err(BadLeaf::OtherService { found: leaf.id.to_string(), wanted: service.to_string() });
     }

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 
+pub(crate) use self::check::leaf as leaf_fits;
 pub use self::{
     compile::{Compiled, compile},
     inputs::{Credentials, IngressInputs, Inputs, PoolServices, SidecarInputs, TokenInputs, UpstreamInputs},

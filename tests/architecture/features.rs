@@ -94,9 +94,5 @@ fn every_promised_feature_has_its_tests_and_the_page_says_so() {
     let is_there = |test: &str| texts.iter().any(|text| text.contains(&format!("fn {test}(")));
     let missing: Vec<&&str> = FEATURES.iter().flat_map(|(_, tests)| *tests).filter(|test| !is_there(test)).collect();
     assert!(missing.is_empty(), "no such tests: {missing:?}");
-    let path = root.join("docs/features.md");
-    if std::env::var_os("WRITE_PAGES").is_some() {
-        fs::write(&path, page()).unwrap();
-    }
-    assert_eq!(fs::read_to_string(path).unwrap(), page(), "write the page anew with WRITE_PAGES=1");
+    super::fresh("docs/features.md", &page());
 }

@@ -5,6 +5,8 @@ mod support;
 
 mod agent;
 mod ask;
+mod book;
+mod check;
 mod cli;
 mod deadlines;
 mod details;

@@ -11,6 +11,7 @@ mod cases_observe;
 mod cases_resolver;
 mod cases_router;
 mod cases_splitter;
+mod check;
 mod differential;
 mod drain;
 mod echo;

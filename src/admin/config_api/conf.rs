@@ -13,7 +13,7 @@ use axum::{
 };
 use tokio::time::timeout;
 
-use super::{ConfigApi, MOST_BYTES, Pushed, Refused};
+use super::{Accepted, ConfigApi, MOST_BYTES, Pushed, Refused};
 use crate::model::registration::Unusable;
 
 /// Names the configuration in answers.
@@ -48,8 +48,8 @@ pub(super) async fn push(State(api): State<ConfigApi>, request: Request) -> Resp
     };
     let dry_run = pushed.dry_run;
     match timeout(IN_FORCE_WITHIN, (api.push)(pushed)).await {
-        Ok(Ok(version)) if dry_run => ([(VERSION, &*version)], "Config is valid, nothing was changed\n").into_response(),
-        Ok(Ok(version)) => ([(VERSION, &*version)], "Config, conf file, updated !\n").into_response(),
+        Ok(Ok(Accepted { version, changes })) if dry_run => ([(VERSION, &*version)], would_change(&changes)).into_response(),
+        Ok(Ok(Accepted { version, .. })) => ([(VERSION, &*version)], "Config, conf file, updated !\n").into_response(),
         Ok(Err(Refused::Wrong(problems))) => (StatusCode::BAD_REQUEST, lines(&problems)).into_response(),
         Ok(Err(Refused::Failed(why))) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("Failed: {why}; nothing was changed\n")).into_response()
@@ -96,6 +96,12 @@ async fn text(request: Request<Body>) -> Result<String, (StatusCode, String)> {
         return Err((StatusCode::BAD_REQUEST, why));
     }
     Ok(text)
+}
+
+/// What a configuration that was only checked would change.
+fn would_change(changes: &[String]) -> String {
+    let lines = changes.iter().map(|change| format!("would change: {change}\n"));
+    std::iter::once("Config is valid, nothing was changed\n".to_owned()).chain(lines).collect()
 }
 
 /// A line for each problem.

@@ -42,7 +42,7 @@ impl Bench {
                         Unusable { path: "upstreams.yaml:9:1".to_owned(), why: "no port".to_owned(), advice: String::new() },
                     ])),
                     "full" => Err(Refused::Failed("cannot write upstreams.yaml: no space".to_owned())),
-                    _ => Ok("v2".into()),
+                    _ => Ok(Accepted { version: "v2".into(), changes: vec!["route a.test/: server b:80 added".to_owned()] }),
                 };
                 seen.lock().push(push);
                 Box::pin(async { answer })
@@ -82,7 +82,10 @@ impl Bench {
 async fn a_push_is_answered_with_what_became_of_it() {
     let bench = Bench::start(Some(KEY), true);
     assert_eq!(bench.push("", "upstreams: {}").await, (200, "Config, conf file, updated !\n".to_owned()));
-    assert_eq!(bench.push("?dry_run", "upstreams: {}").await, (200, "Config is valid, nothing was changed\n".to_owned()));
+    assert_eq!(
+        bench.push("?dry_run", "upstreams: {}").await,
+        (200, "Config is valid, nothing was changed\nwould change: route a.test/: server b:80 added\n".to_owned())
+    );
     assert_eq!(bench.push("?save=true", "upstreams: {}").await.0, 200);
     let problems = "upstreams.yaml:3:7: no such key; did you mean servers?\nupstreams.yaml:9:1: no port\n";
     assert_eq!(bench.push("", "bad").await, (400, problems.to_owned()));

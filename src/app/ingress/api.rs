@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{
-        config_api::{ConfigApi, InForce, Later, MasterKey, Pushed, Refused, tls::Identity},
+        config_api::{Accepted, ConfigApi, InForce, Later, MasterKey, Pushed, Refused, tls::Identity},
         tokens,
     },
     config::{
@@ -98,7 +98,7 @@ fn join(settings: &ApiSettings, behind: Behind) -> ConfigApi {
 }
 
 /// Hands a configuration over and waits until the listeners follow it.
-fn push(pushes: Pushes, bindings: Arc<Bindings>, Pushed { text, save, dry_run }: Pushed) -> Later<Result<Arc<str>, Refused>> {
+fn push(pushes: Pushes, bindings: Arc<Bindings>, Pushed { text, save, dry_run }: Pushed) -> Later<Result<Accepted, Refused>> {
     Box::pin(async move {
         let taken = pushes.push(Push { text, save, dry_run }).await.map_err(|why| match why {
             NotTaken::Wrong(problems) => Refused::Wrong(problems),
@@ -107,7 +107,7 @@ fn push(pushes: Pushes, bindings: Arc<Bindings>, Pushed { text, save, dry_run }:
         if let Some(generation) = taken.generation {
             bindings.applied(generation).await;
         }
-        Ok(taken.version)
+        Ok(Accepted { version: taken.version, changes: taken.changes })
     })
 }
 

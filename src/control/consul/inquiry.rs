@@ -97,7 +97,7 @@ impl Inquiry {
 }
 
 /// The issuers with their keys, fetched as a sidecar fetches them. What cannot be had closes only what asks for it.
-async fn tokens(client: &Client, required: BTreeSet<Arc<str>>) -> TokenInputs {
+pub(super) async fn tokens(client: &Client, required: BTreeSet<Arc<str>>) -> TokenInputs {
     if required.is_empty() {
         return TokenInputs::default();
     }
@@ -114,6 +114,6 @@ async fn tokens(client: &Client, required: BTreeSet<Arc<str>>) -> TokenInputs {
 }
 
 /// Mesh-wide entries live in the default namespace of our partition.
-fn in_partition(client: &Client) -> Tenancy {
+pub(super) fn in_partition(client: &Client) -> Tenancy {
     Tenancy { namespace: String::new(), ..client.tenancy().clone() }
 }

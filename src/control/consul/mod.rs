@@ -29,6 +29,7 @@ mod registration;
 mod roots;
 pub mod services;
 mod supervisor;
+mod survey;
 #[cfg(test)]
 pub(super) mod testing;
 #[cfg(test)]
@@ -47,6 +48,7 @@ pub use self::{
     client::{Answer, At, Client},
     error::Error,
     inquiry::{Inquiry, Unanswered},
+    survey::survey,
 };
 use self::{names::Names, supervisor::Supervisor};
 use super::{

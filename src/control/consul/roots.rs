@@ -21,7 +21,7 @@ pub(super) async fn run(agent: &Agent, tell: impl Fn(Roots)) {
 }
 
 /// Every listed root is trusted, active or not: during a rotation peers have leaves of either.
-fn decode(wire: &CaRoots) -> Result<Roots, String> {
+pub(super) fn decode(wire: &CaRoots) -> Result<Roots, String> {
     Roots::parse(&wire.trust_domain, wire.roots.iter().map(|root| root.root_cert_pem.as_str())).map_err(|e| e.to_string())
 }
 

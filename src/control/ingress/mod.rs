@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod keys;
 pub mod pools;
 pub mod reload;
+pub mod running;
 pub mod watch;
 
 use std::sync::Arc;

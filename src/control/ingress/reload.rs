@@ -20,7 +20,7 @@ use super::{
     watch::{Place, Watch, aside},
 };
 use crate::{
-    config::agent::AgentConfig,
+    config::{agent::AgentConfig, changes},
     control::reconciler::{IngressChange, IngressFeed},
     model::{ingress::Routing, registration::Unusable},
     telemetry::{
@@ -31,6 +31,18 @@ use crate::{
 
 /// What the problems of the routes' files are filed under.
 const SOURCE: &str = "upstreams";
+
+/// How many changes a line of the log names.
+const NAMED: usize = 20;
+
+/// The first changes, for the log.
+fn some(changes: &[String]) -> String {
+    let named = changes.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match changes.len().checked_sub(NAMED) {
+        None | Some(0) => named,
+        Some(more) => format!("{named}; and {more} more"),
+    }
+}
 
 /// Pushes that may wait for the one before them.
 const WAITING_PUSHES: usize = 4;
@@ -82,6 +94,8 @@ pub struct Taken {
     pub generation: Option<u64>,
     /// Its version.
     pub version: Arc<str>,
+    /// What it changed, or would change, in words; a line each.
+    pub changes: Vec<String>,
 }
 
 /// Why a push changed nothing.
@@ -192,7 +206,7 @@ impl Routes {
         let problems = loaded.as_ref().err().cloned().unwrap_or_default();
         self.feed.send(IngressChange::Problems { source: SOURCE.into(), problems });
         match loaded {
-            Ok(loaded) => self.put_in_force(loaded, ReloadOf::Files).await,
+            Ok(loaded) => drop(self.put_in_force(loaded, ReloadOf::Files).await),
             Err(problems) => {
                 warn!(
                     problems = problems.len(),
@@ -214,7 +228,7 @@ impl Routes {
         })?;
         let version = loaded.version.clone();
         if dry_run {
-            return Ok(Taken { generation: None, version });
+            return Ok(Taken { generation: None, version, changes: self.changes(&loaded).await });
         }
         if save {
             // First, since it may fail. The watch will find the file changed, and that it says what is in force.
@@ -223,22 +237,35 @@ impl Routes {
                 aside(move || save::replace(&path, text.as_bytes()).map_err(|why| format!("cannot write {}: {why}", path.display())));
             saved.await.map_err(NotTaken::NotSaved)?;
         }
-        self.put_in_force(loaded, ReloadOf::Push).await;
+        let changes = self.put_in_force(loaded, ReloadOf::Push).await;
         let generation = self.feed.published().await.ok_or(NotTaken::Ending)?;
-        Ok(Taken { generation: Some(generation), version })
+        Ok(Taken { generation: Some(generation), version, changes })
     }
 
     fn version(&self) -> Arc<str> {
         self.in_force.borrow().loaded.version.clone()
     }
 
-    async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) {
+    /// What a configuration changes of the one in force, in words; nothing where it means the same.
+    async fn changes(&self, loaded: &Loaded) -> Vec<String> {
         let now = self.in_force.borrow().clone();
-        let changes = (&loaded.routing, &loaded.consul) != (&now.loaded.routing, &now.loaded.consul);
+        if (&loaded.routing, &loaded.consul) == (&now.loaded.routing, &now.loaded.consul) {
+            return Vec::new();
+        }
+        let shown = loaded.shown.clone();
+        let said = aside(move || changes::between(&now.loaded.shown, &shown)).await;
+        if said.is_empty() { vec!["secrets, or files that it names".to_owned()] } else { said }
+    }
+
+    /// Gives what it changed.
+    async fn put_in_force(&mut self, loaded: Loaded, of: ReloadOf) -> Vec<String> {
+        let now = self.in_force.borrow().clone();
+        let said = self.changes(&loaded).await;
+        let changes = !said.is_empty();
         if changes {
             self.pools.set_consul(loaded.consul.clone());
             replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
-            info!(version = &*loaded.version, source = ?of, "new routes");
+            info!(version = &*loaded.version, source = ?of, changes = some(&said), "new routes");
         }
         if loaded.also_read != now.loaded.also_read {
             self.watch.turn_to(self.files.places(&loaded.also_read));
@@ -247,6 +274,7 @@ impl Routes {
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });
         self.telemetry.metrics.config_version(&loaded.version);
         self.in_force.send_replace(Arc::new(InForce { loaded, pushed: of == ReloadOf::Push, since }));
+        said
     }
 }
 

@@ -72,6 +72,20 @@ pub struct Certificates {
     pub default: Option<Arc<str>>,
 }
 
+impl Certificates {
+    /// What was added, renewed and removed since others were loaded, a line for each pair.
+    pub fn changes_since(&self, old: &Self) -> Vec<String> {
+        let find = |of: &Self, name: &str| of.pairs.iter().find(|pair| *pair.name == *name).cloned();
+        let new = self.pairs.iter().filter_map(|pair| match find(old, &pair.name) {
+            None => Some(format!("certificate {} added: {}", pair.name, pair.names.join(", "))),
+            Some(known) if known != *pair => Some(format!("certificate {} renewed: {}", pair.name, pair.names.join(", "))),
+            Some(_) => None,
+        });
+        let gone = old.pairs.iter().filter(|pair| find(self, &pair.name).is_none());
+        new.chain(gone.map(|pair| format!("certificate {} removed", pair.name))).collect()
+    }
+}
+
 /// What an ACME server asks for while it checks that names are ours (RFC 8555, section 8).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Challenges {

@@ -11,7 +11,8 @@ use aralez_integration::web_pki::WebCa;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::sidecar::aralez;
+use super::{Edge, push};
+use crate::support::{mesh::EFFECT, sidecar::aralez};
 
 const MAIN: &str = "proxy_address_http: 127.0.0.1:0\nupstreams_conf: upstreams.yaml\n";
 const ROUTES: &str = "provider: file\nupstreams:\n  shop.test:\n    paths:\n      /: {servers: ['127.0.0.1:8000']}\n";
@@ -169,4 +170,66 @@ fn schemas_are_json_on_standard_output() {
     assert_eq!(schema(&[]), serde_json::json!({"main": main, "upstreams": upstreams}));
     let (code, out, told) = run(&["schema", "mesh"], None);
     assert!(code == Some(2) && out.is_empty() && told.contains("upstreams"), "{told}");
+}
+
+/// As [`MAIN`], with a configuration API.
+fn served(address: &str) -> String {
+    format!("{MAIN}config_address: {address}\nmaster_key: of-the-test\n")
+}
+
+#[test]
+fn what_a_reload_would_change_is_told_beside_another_file() {
+    let [one, other] = [WebCa::new().issue(&["a.test"]), WebCa::new().issue(&["b.test"])];
+    let main = format!("{MAIN}proxy_address_tls: 127.0.0.1:0\nproxy_certificates: certs\n");
+    let old = folder(&[("main.yaml", main.as_str()), ("certs/a.crt", &one.crt), ("certs/a.key", &one.key)]);
+    let routes = ROUTES.replace("127.0.0.1:8000", "127.0.0.1:8001");
+    let files = [("main.yaml", &*main.replace("certs", "./certs")), ("upstreams.yaml", &routes)];
+    let new = folder(&[&files[..], &[("certs/b.crt", &other.crt), ("certs/b.key", &other.key)]].concat());
+    let [old, new] = [&old, &new].map(|folder| folder.path().join("main.yaml"));
+    let (code, out, told) = run(&["check", &format!("-diff={}", old.display()), "-c"], Some(&new));
+    assert_eq!((code, told.as_str()), (Some(0), ""), "{out}");
+    assert_eq!(
+        out.lines().collect::<Vec<_>>(),
+        [
+            "main.yaml: proxy_certificates: certs -> ./certs (from the next start on)",
+            "route shop.test/: server 127.0.0.1:8000 removed",
+            "route shop.test/: server 127.0.0.1:8001 added",
+            "certificate b added: b.test",
+            "certificate a removed",
+        ]
+    );
+    let (code, out, told) = run(&["check", &format!("--diff={}", new.display()), "-format=json"], Some(&new));
+    let out: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, told.as_str(), out), (Some(0), "", serde_json::json!({"facts": ["nothing would change"], "findings": []})));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reload_would_change_is_told_beside_the_running_process_and_by_its_log() {
+    let edge = Edge::start(ROUTES).await;
+    let compare = async || {
+        let path = edge.path("main.yaml");
+        tokio::task::spawn_blocking(move || run(&["check", "-diff", "-c"], Some(&path))).await.unwrap()
+    };
+    assert_eq!(compare().await, (Some(0), "nothing would change\n".to_owned(), String::new()));
+    let other = ROUTES.replace("8000", "8001");
+    let told = push(&edge, "?dry_run", &other).await.text();
+    assert!(told.ends_with("\nwould change: route shop.test/: server 127.0.0.1:8001 added\n"), "{told}");
+    assert_eq!(push(&edge, "", &other).await.status, 200);
+    edge.aralez.logged("route shop.test/: server 127.0.0.1:8000 removed; route shop.test/: server 127.0.0.1:8001 added", EFFECT).await;
+    let (code, out, told) = compare().await;
+    assert_eq!((code, told.as_str()), (Some(0), ""));
+    assert_eq!(out, "route shop.test/: server 127.0.0.1:8001 removed\nroute shop.test/: server 127.0.0.1:8000 added\n");
+}
+
+#[test]
+fn a_process_that_cannot_be_asked_is_1_and_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    drop(taken);
+    for (main, words) in [(served(&address), address.as_str()), (MAIN.to_owned(), "master_key")] {
+        let folder = folder(&[("main.yaml", main.as_str())]);
+        let (code, out, told) = run(&["check", "-diff", "-c"], Some(&folder.path().join("main.yaml")));
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{told}");
+        assert!(told.contains(words) && !told.contains("of-the-test"), "{told}");
+    }
 }

@@ -166,6 +166,13 @@ impl FakeAgent {
         });
     }
 
+    /// Replaces the instances of `service` that have no sidecar.
+    pub fn set_bare_instances(&self, service: &str, instances: Vec<Instance>) {
+        self.change(Endpoint::Bare, service, |catalog| {
+            catalog.bare.insert(service.to_owned(), instances);
+        });
+    }
+
     /// Replaces the intentions whose destination is `service`; the first of them has precedence.
     pub fn set_intentions(&self, service: &str, intentions: Vec<Value>) {
         self.change(Endpoint::Intentions, service, |catalog| {

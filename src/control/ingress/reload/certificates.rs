@@ -13,7 +13,7 @@ use tracing::info;
 use crate::{
     control::{
         ingress::{
-            reload::Reread,
+            reload::{Reread, some},
             watch::{Place, Watch},
         },
         reconciler::{IngressChange, IngressFeed},
@@ -76,7 +76,7 @@ pub async fn run(
         );
         feed.send(IngressChange::Problems { source: SOURCE.into(), problems });
         if changes {
-            info!(pairs = certificates.pairs.len(), "new certificates");
+            info!(pairs = certificates.pairs.len(), changes = some(&certificates.changes_since(&known)), "new certificates");
             known = Arc::new(certificates);
             feed.send(IngressChange::Certificates(known.clone()));
         }

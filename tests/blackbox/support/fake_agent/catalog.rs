@@ -40,6 +40,8 @@ pub struct Catalog {
     pub compiled: HashMap<String, Value>,
     /// By service.
     pub instances: HashMap<String, Vec<Instance>>,
+    /// By service: those without a sidecar.
+    pub bare: HashMap<String, Vec<Instance>>,
     /// `X-Consul-Default-ACL-Policy`: `allow` or `deny`.
     pub acl_default: &'static str,
     /// `default_intention_policy` of the agent's configuration.
@@ -106,6 +108,7 @@ impl Catalog {
             chains: HashMap::new(),
             compiled: HashMap::new(),
             instances: HashMap::new(),
+            bare: HashMap::new(),
             acl_default: "allow",
             intention_default: None,
             token: None,
@@ -164,7 +167,8 @@ impl Catalog {
             // A kind without entries is an empty list, not an absent one.
             Endpoint::JwtProviders => Ok(json!(self.jwt_providers)),
             Endpoint::Chain => Ok(self.chain(name, body)),
-            Endpoint::Health => Ok(self.health(name)),
+            Endpoint::Health => Ok(health(name, self.instances.get(name))),
+            Endpoint::Bare => Ok(health(name, self.bare.get(name))),
         }
     }
 
@@ -281,52 +285,53 @@ impl Catalog {
             "Targets": targets,
         }})
     }
+}
 
-    fn health(&self, service: &str) -> Value {
-        let instances = self.instances.get(service).map(Vec::as_slice).unwrap_or_default();
-        let entry = |instance: &Instance| {
-            // A probe that has not run yet is critical without an output; these have run.
-            let output = match instance.status {
-                "critical" => "dial tcp: connect: connection refused",
-                _ => "TCP connect: Success",
-            };
-            let check = |id: &str, of: &str, status: &str| {
-                json!({
-                    "Node": "node-1", "CheckID": id, "Name": id, "Status": status, "Notes": "",
-                    "Output": output, "ServiceID": of, "ServiceName": "", "ServiceTags": [], "Type": "tcp",
-                    "Interval": "10s", "Timeout": "", "ExposedPort": 0, "Definition": {},
-                    "CreateIndex": 20, "ModifyIndex": 20,
-                })
-            };
+/// The answer of the health API.
+fn health(service: &str, instances: Option<&Vec<Instance>>) -> Value {
+    let instances = instances.map(Vec::as_slice).unwrap_or_default();
+    let entry = |instance: &Instance| {
+        // A probe that has not run yet is critical without an output; these have run.
+        let output = match instance.status {
+            "critical" => "dial tcp: connect: connection refused",
+            _ => "TCP connect: Success",
+        };
+        let check = |id: &str, of: &str, status: &str| {
             json!({
-                "Node": {
-                    "ID": "7a5e9b3e-0000-0000-0000-000000000001", "Node": "node-1",
-                    "Address": "127.0.0.1", "Datacenter": "dc1",
-                    "TaggedAddresses": {"lan": "127.0.0.1", "wan": "127.0.0.1"},
-                    "Meta": {"consul-network-segment": ""}, "CreateIndex": 13, "ModifyIndex": 15,
-                },
-                "Service": {
-                    "Kind": "connect-proxy", "ID": instance.id,
-                    "Service": format!("{service}-sidecar-proxy"), "Tags": [], "Address": "",
-                    "Meta": {}, "Port": instance.port,
-                    "Weights": {"Passing": instance.weight, "Warning": 1},
-                    "EnableTagOverride": false,
-                    "Proxy": {
-                        "DestinationServiceName": service,
-                        "DestinationServiceID": format!("{}-app", instance.id),
-                        "LocalServiceAddress": "127.0.0.1", "LocalServicePort": 1,
-                        "Mode": "", "MeshGateway": {}, "Expose": {},
-                    },
-                    "Connect": {}, "PeerName": "", "CreateIndex": 20, "ModifyIndex": 20,
-                },
-                "Checks": [
-                    check("serfHealth", "", "passing"),
-                    check(&format!("service:{}:1", instance.id), &instance.id, instance.status),
-                ],
+                "Node": "node-1", "CheckID": id, "Name": id, "Status": status, "Notes": "",
+                "Output": output, "ServiceID": of, "ServiceName": "", "ServiceTags": [], "Type": "tcp",
+                "Interval": "10s", "Timeout": "", "ExposedPort": 0, "Definition": {},
+                "CreateIndex": 20, "ModifyIndex": 20,
             })
         };
-        json!(instances.iter().map(entry).collect::<Vec<_>>())
-    }
+        json!({
+            "Node": {
+                "ID": "7a5e9b3e-0000-0000-0000-000000000001", "Node": "node-1",
+                "Address": "127.0.0.1", "Datacenter": "dc1",
+                "TaggedAddresses": {"lan": "127.0.0.1", "wan": "127.0.0.1"},
+                "Meta": {"consul-network-segment": ""}, "CreateIndex": 13, "ModifyIndex": 15,
+            },
+            "Service": {
+                "Kind": "connect-proxy", "ID": instance.id,
+                "Service": format!("{service}-sidecar-proxy"), "Tags": [], "Address": "",
+                "Meta": {}, "Port": instance.port,
+                "Weights": {"Passing": instance.weight, "Warning": 1},
+                "EnableTagOverride": false,
+                "Proxy": {
+                    "DestinationServiceName": service,
+                    "DestinationServiceID": format!("{}-app", instance.id),
+                    "LocalServiceAddress": "127.0.0.1", "LocalServicePort": 1,
+                    "Mode": "", "MeshGateway": {}, "Expose": {},
+                },
+                "Connect": {}, "PeerName": "", "CreateIndex": 20, "ModifyIndex": 20,
+            },
+            "Checks": [
+                check("serfHealth", "", "passing"),
+                check(&format!("service:{}:1", instance.id), &instance.id, instance.status),
+            ],
+        })
+    };
+    json!(instances.iter().map(entry).collect::<Vec<_>>())
 }
 
 fn rfc3339(at: OffsetDateTime) -> String {

@@ -27,6 +27,8 @@ pub enum Endpoint {
     Chain,
     /// `/v1/health/connect/:service`
     Health,
+    /// `/v1/health/service/:service`
+    Bare,
 }
 
 /// One watchable thing: an endpoint and the name asked for (empty where there is only one).
@@ -51,6 +53,7 @@ impl Topic {
             ("/v1/agent/connect/ca/leaf/", Endpoint::Leaf),
             ("/v1/discovery-chain/", Endpoint::Chain),
             ("/v1/health/connect/", Endpoint::Health),
+            ("/v1/health/service/", Endpoint::Bare),
         ];
         for (prefix, endpoint) in named {
             if let Some(name) = path.strip_prefix(prefix) {

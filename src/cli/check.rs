@@ -1,0 +1,28 @@
+//! The arguments of `check`: what is checked.
+
+use std::time::Duration;
+
+use super::{
+    Exit,
+    args::{Check, Format},
+    connect,
+    options::{CheckOptions, Checked},
+};
+
+pub(super) fn resolve(flags: Check, env: &impl Fn(&str) -> Option<String>) -> Result<CheckOptions, Exit> {
+    let json = flags.format == Format::Json;
+    let files: Vec<_> = flags.conf.into_iter().chain(flags.files).collect();
+    let checked = match (flags.diff, files.as_slice()) {
+        (Some(with), [conf]) => Checked::Changes { conf: conf.clone(), with },
+        (Some(_), _) => return Err(Exit::wrong("-diff is about one file: aralez check -c main.yaml -diff")),
+        (None, []) => {
+            let selector = connect::selector(flags.selector, env).map_err(|_| {
+                Exit::wrong("nothing to check: name a FILE (a main.yaml), or say -sidecar-for SERVICE-ID for what its sidecar would meet at the agent")
+            })?;
+            let (agent, default_policy) = connect::agent(flags.agent, env)?;
+            Checked::Sidecar { selector, agent, default_policy, timeout: Duration::from_secs(flags.timeout_seconds.into()) }
+        }
+        (None, _) => Checked::Files(files),
+    };
+    Ok(CheckOptions { checked, json })
+}

@@ -215,7 +215,8 @@ fn target_folder() -> Result<PathBuf> {
     target.map(Path::to_owned).with_context(|| format!("{} is not in a target folder", program.display()))
 }
 
-fn on_path(program: &str) -> Option<PathBuf> {
+/// A program of the `PATH`.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }

@@ -8,6 +8,7 @@
 
 pub mod apps;
 pub mod certs;
+pub mod chromium;
 pub mod clients;
 pub mod components;
 pub mod consul;

@@ -2,6 +2,8 @@
 //!
 //! | path | answers |
 //! |---|---|
+//! | `GET /` | the status page |
+//! | `GET /status.json` | what it shows, see [`status`] |
 //! | `GET /live` | 200 as long as the process runs |
 //! | `GET /ready` | 200 `LIVE`, or 503 with `{"missing": […]}` |
 //! | `GET /metrics`, `/stats/prometheus` | Prometheus text |
@@ -15,9 +17,11 @@
 pub mod config_api;
 mod guard;
 pub mod outlets;
+mod page;
 mod read;
 mod ready;
 mod serve;
+pub mod status;
 pub mod tokens;
 mod write;
 
@@ -107,6 +111,8 @@ impl Admin {
         let snapshots = state.snapshots.clone();
         state.telemetry.metrics.leaf_expiry_from(move || read::leaf_expiries(&snapshots.current()));
         let router = Router::new()
+            .route("/", get(page::page))
+            .route("/status.json", get(status::json))
             .route("/live", get(ready::live))
             .route("/ready", get(ready::ready))
             .route("/metrics", get(read::metrics))

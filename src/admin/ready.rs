@@ -29,6 +29,15 @@ pub(super) async fn live() -> &'static str {
 
 /// 200 with Envoy's word, so that probes written for Envoy fit; 503 with everything that is missing, all at once.
 pub(super) async fn ready(State(state): State<AdminState>) -> Response {
+    let missing = missing(&state);
+    if missing.is_empty() {
+        return "LIVE\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(NotReady { missing })).into_response()
+}
+
+/// Everything that is missing before it is ready, in words.
+pub(super) fn missing(state: &AdminState) -> Vec<String> {
     let mut missing = state.snapshots.status().missing.clone();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     missing.extend(expired(&state.snapshots.current(), i64::try_from(now).unwrap_or(i64::MAX)));
@@ -36,10 +45,7 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
     if state.draining.load(Ordering::Relaxed) {
         missing.push("not draining".to_owned());
     }
-    if missing.is_empty() {
-        return "LIVE\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, Json(NotReady { missing })).into_response()
+    missing
 }
 
 /// The sidecars whose leaf is not valid at `now` (seconds since the Unix epoch), each said once.

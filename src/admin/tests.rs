@@ -19,10 +19,10 @@ use crate::{
 };
 
 /// An admin API under test, with everything behind it in reach.
-struct Bench {
+pub(super) struct Bench {
     address: SocketAddr,
     publisher: Publisher,
-    state: AdminState,
+    pub(super) state: AdminState,
     drains: Arc<AtomicUsize>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
@@ -30,7 +30,7 @@ struct Bench {
     _filter: Box<dyn std::any::Any>,
 }
 
-fn start(ready_only: bool) -> Bench {
+pub(super) fn start(ready_only: bool) -> Bench {
     let (publisher, snapshots) = snapshot::channel();
     let (filter, log) = log::filter(Level::Info);
     let drains = Arc::new(AtomicUsize::new(0));
@@ -55,29 +55,40 @@ fn start(ready_only: bool) -> Bench {
 }
 
 impl Bench {
-    fn publish(&self, listeners: impl IntoIterator<Item = Listener>) {
+    pub(super) fn publish(&self, listeners: impl IntoIterator<Item = Listener>) {
         let listeners = listeners.into_iter().map(|listener| (listener.key.clone(), Arc::new(listener))).collect();
         self.publisher.publish(Snapshot { generation: 1, listeners, ..Snapshot::default() });
         self.publisher.report(Status::default());
     }
 
-    async fn ask_with(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+    /// The whole answer, head and body.
+    async fn answer(&self, method: &str, path: &str, headers: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn ask_with(&self, method: &str, path: &str, headers: &str) -> (u16, String) {
+        let answer = self.answer(method, path, headers).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    async fn ask(&self, method: &str, path: &str) -> (u16, String) {
+    pub(super) async fn ask(&self, method: &str, path: &str) -> (u16, String) {
         self.ask_with(method, path, &format!("Host: {}\r\n", self.address)).await
     }
 
-    async fn json(&self, path: &str) -> Value {
+    pub(super) async fn json(&self, path: &str) -> Value {
         let (status, body) = self.ask("GET", path).await;
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
+    }
+
+    pub(super) async fn head(&self, path: &str) -> String {
+        let answer = self.answer("GET", path, "Host: localhost\r\n").await;
+        answer.split_once("\r\n\r\n").unwrap().0.to_owned()
     }
 
     async fn missing(&self) -> Vec<String> {

@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use self::{
     conditions::{Conditions, Step},
     permission::{Field, Permission},
-    verdict::{Decider, Denied, IntentionId, PermissionId, Permit, Unmatched, Verdict},
+    verdict::{DecidedBy, Decider, Denied, IntentionId, PermissionId, Permit, Unmatched, Verdict},
 };
 use super::{
     identity::{ServiceName, SpiffeId, TrustDomain},
@@ -139,6 +139,16 @@ pub struct Intention {
     pub jwt: Option<JwtRequirement>,
 }
 
+impl Intention {
+    /// Its permissions, in the order in which they are considered; none of one that speaks of everything.
+    pub fn permissions(&self) -> &[Permission] {
+        match &self.rule {
+            Rule::Permissions(permissions) => permissions,
+            Rule::Action(_) | Rule::Unsupported(_) => &[],
+        }
+    }
+}
+
 /// All intentions towards the local service, ready to decide.
 #[derive(Clone, Debug, Serialize)]
 pub struct Intentions {
@@ -182,7 +192,7 @@ impl Intentions {
             if protocol == Protocol::Tcp && looks_at_requests {
                 intention.rule = Rule::Unsupported("it looks at requests, and the service's protocol is tcp".to_owned());
             }
-            let (id, intention) = (IntentionId::of(&intention), Arc::new(intention));
+            let (id, intention) = (IntentionId::of(rank, &intention), Arc::new(intention));
             verdicts.entry(intention.source.clone()).or_insert_with(|| (rank, Verdict::of(&id, &intention, default)));
             entries.push((id, intention));
         }
@@ -225,6 +235,11 @@ impl Intentions {
     /// The names of all intentions, in the order in which they are considered.
     pub fn ids(&self) -> impl Iterator<Item = &IntentionId> {
         self.entries.iter().map(|(id, _)| id)
+    }
+
+    /// All intentions with their names, in the order in which they are considered.
+    pub fn iter(&self) -> impl Iterator<Item = (&IntentionId, &Intention)> {
+        self.entries.iter().map(|(id, intention)| (id, &**intention))
     }
 
     /// What happens to a caller that no intention names.

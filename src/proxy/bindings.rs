@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     guard::{Ejected, breaker::Load},
     listeners::Acceptor,
-    live::Live,
+    live::{Live, Warming},
 };
 use crate::model::{
     cluster::TargetId,
@@ -56,6 +56,8 @@ pub struct Protection {
     pub load: Load,
     /// Left out by passive health.
     pub ejected: Vec<Ejected>,
+    /// New, and not given their full share yet.
+    pub warming: Vec<Warming>,
 }
 
 impl Bindings {
@@ -96,8 +98,8 @@ impl Bindings {
     /// How a listener's cluster fares; `None` for what is no upstream, or not up.
     pub fn protection(&self, listener: &ListenerKey, target: &TargetId) -> Option<Protection> {
         let live = self.up.lock().get(listener)?.live.load_full();
-        let state = &live.all_clusters().iter().find(|cluster| cluster.cluster.target == *target)?.state;
-        Some(Protection { load: state.breaker.load(), ejected: state.view(Instant::now()) })
+        let (cluster, now) = (live.all_clusters().iter().find(|cluster| cluster.cluster.target == *target)?, Instant::now());
+        Some(Protection { load: cluster.state.breaker.load(), ejected: cluster.state.view(now), warming: cluster.warming(now) })
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
 use crate::model::{
     cluster::Endpoint,
     ingress::IngressRoute,
-    intention::{Denied, Verdict},
+    intention::{Action, Denied, Verdict},
     listener::{Exposed, Inbound, Role},
     matching::RequestView,
     route::{Leg, Route},
@@ -229,13 +229,15 @@ impl Exchange {
             (Verdict::PerRequest(conditions), None) => Err(Denied::NeedsRequest(conditions.intention().clone())),
         };
         match outcome {
-            Ok(_) => {
+            Ok(permit) => {
                 live.metrics.allowed();
+                app.hits.count(permit.decider().rule(), Action::Allow);
                 Ok(())
             }
             Err(denied) => {
                 let decider = denied.to_string();
                 live.metrics.denied(denied.reason(), &decider);
+                app.hits.count(denied.rule(), Action::Deny);
                 let source = context.peer.as_ref().map(|p| p.id.to_string()).unwrap_or_default();
                 let tokens = self.tokens.problems();
                 tracing::info!(source, destination = %live.listener.service, reason = denied.reason(), tokens, "denied: {decider}");

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use openssl::ssl::SslAcceptor;
 use pingora_core::{protocols::ALPN, upstreams::peer::HttpPeer};
 
-pub use self::cluster::{Dialer, LiveCluster};
+pub use self::cluster::{Dialer, LiveCluster, Warming};
 use self::{cluster::live_cluster, dial::app_peer};
 use super::{
     filter::jwt::Verifier,
@@ -21,7 +21,10 @@ use crate::{
         listener::{Address, Listener, Role},
         route::Leg,
     },
-    telemetry::{Telemetry, metrics::ListenerMetrics},
+    telemetry::{
+        Telemetry,
+        metrics::{Hits, ListenerMetrics},
+    },
 };
 
 /// A listener with its living parts.
@@ -67,6 +70,8 @@ pub struct AppSide {
     pub acceptor: Option<SslAcceptor>,
     /// Verifies the tokens that intentions ask for; outlives snapshots.
     pub tokens: Arc<Verifier>,
+    /// Counts how often each rule of the intentions decides; outlives snapshots.
+    pub hits: Hits,
     http1: HttpPeer,
     http2: HttpPeer,
 }
@@ -78,7 +83,7 @@ impl AppSide {
             Some(Side::App(app)) => app.tokens.clone(),
             _ => Arc::default(),
         };
-        Ok(Self { acceptor, tokens, http1: peer(ALPN::H1)?, http2: peer(ALPN::H2)? })
+        Ok(Self { acceptor, tokens, hits: Hits::default(), http1: peer(ALPN::H1)?, http2: peer(ALPN::H2)? })
     }
 
     /// The app, in cleartext HTTP/2 or in HTTP/1.1. Services of protocol `http2` and `grpc` are spoken to as the client speaks to us, others
@@ -121,7 +126,8 @@ impl Workshop {
             (Role::Inbound(_), None) => return Err("it has no identity".to_owned()),
             (Role::Inbound(inbound), Some(keys)) => {
                 let acceptor = keys.acceptor(listener.protocol, &listener.tls).map_err(|e| e.to_string())?;
-                Side::App(Box::new(AppSide::new(Some(acceptor), &inbound.app.address, inbound.connect_timeout, last)?))
+                let app = AppSide::new(Some(acceptor), &inbound.app.address, inbound.connect_timeout, last)?;
+                Side::App(Box::new(AppSide { hits: metrics.hits(&inbound.intentions), ..app }))
             }
             (Role::Exposed(exposed), _) => Side::App(Box::new(AppSide::new(None, &exposed.app.address, exposed.connect_timeout, last)?)),
             (Role::Upstream(upstream), _) => {

@@ -1,5 +1,7 @@
 //! Every "no" of the data plane: what the client sees, what the log says.
 
+use std::error::Error;
+
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use pingora_core::{ErrorSource, ErrorType, Result, protocols::http::ServerSession};
@@ -221,6 +223,14 @@ impl Refusal {
             Self::Timeout => "response_timeout",
             Self::Protocol(_) => "upstream_protocol_error",
             Self::Internal(_) => "internal_error",
+        }
+    }
+
+    /// It in full, for people: of a denial, which rule decided.
+    pub fn why(&self) -> &(dyn Error + Send + Sync) {
+        match self {
+            Self::Denied(denied) => denied,
+            _ => self,
         }
     }
 

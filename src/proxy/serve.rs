@@ -101,7 +101,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
             let mut exchange = Exchange::default();
             exchange.pin(&Arc::new(context));
             let failed = Record { details: "tls_handshake_failed", downstream_failure: Some(&why), ..record(&exchange, &now) };
-            plane.telemetry.access.log_refused(&failed);
+            plane.telemetry.refused(&failed);
             return;
         }
     };
@@ -291,7 +291,8 @@ fn log_refused(plane: &Plane, context: &Arc<Context>, (method, path): (&str, &st
     let live = exchange.pin(context);
     let _in_flight = live.metrics.request_began();
     let http = HttpPart { method, path, version: "HTTP/1.1", status: refusal.status(), ..HttpPart::default() };
-    let refused = Record { http: Some(http), flag: refusal.flag(), details: refusal.details(), ..record(&exchange, &live) };
+    let (flag, details, why) = (refusal.flag(), refusal.details(), Some(refusal.why()));
+    let refused = Record { http: Some(http), flag, details, why, ..record(&exchange, &live) };
     tracing::debug!(listener = %live.listener.key, "refused: {refusal}");
     plane.telemetry.record(&refused, &live.metrics);
 }

@@ -79,6 +79,7 @@ pub async fn serve(
             End::NoLongerAllowed => "intention_no_longer_allows",
             End::Refused(refusal) => refusal.details(),
         },
+        why: refusal.map(Refusal::why),
         received: connection.received(),
         sent: connection.sent(),
         transport_failure: refusal.and_then(Refusal::transport_failure),

@@ -22,12 +22,12 @@ use prometheus::{
     proto::LabelPair,
 };
 
+use self::pulled::Pulled;
 pub use self::{
-    listener::{ListenerMetrics, RequestInFlight},
-    reloads::{ReloadOf, Reloaded},
+    listener::{Hits, ListenerMetrics, RequestInFlight, Totals},
+    reloads::{Reload, ReloadOf, Reloaded, Reloads},
     scope::Scope,
 };
-use self::{pulled::Pulled, reloads::Reloads};
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.
@@ -44,7 +44,8 @@ pub struct Metrics {
     leaf_expiry: Pulled,
     consul_last_success: Pulled,
     server_healthy: Pulled,
-    reloads: Reloads,
+    /// How reading the configuration anew fares.
+    pub reloads: Reloads,
     /// Access log lines that were dropped; counted by the access log itself.
     pub(super) access_log_dropped: IntCounter,
 }
@@ -102,6 +103,11 @@ impl Metrics {
         new
     }
 
+    /// The counters of a listener that is up, by its key.
+    pub fn known(&self, key: &ListenerKey) -> Option<Arc<ListenerMetrics>> {
+        self.families.live.lock().get(key)?.upgrade()
+    }
+
     /// Says where to read the sidecars and when their leaves expire, in seconds since the Unix epoch. The first source stays.
     pub fn leaf_expiry_from(&self, read: impl Fn() -> Vec<(String, i64)> + Send + Sync + 'static) {
         self.leaf_expiry.read_from(move || read().into_iter().map(|(sidecar, at)| (sidecar, at as f64)).collect());
@@ -123,7 +129,7 @@ impl Metrics {
     }
 
     /// Notes that a part of the reverse proxy's configuration was read anew, and how that ended.
-    pub fn reloaded(&self, of: ReloadOf, how: Reloaded) {
+    pub fn reloaded(&self, of: ReloadOf, how: Reloaded<'_>) {
         self.reloads.ended(of, how);
     }
 

@@ -4,16 +4,21 @@ pub mod access_log;
 pub mod log;
 pub mod metrics;
 pub mod record;
+pub mod refusals;
 pub mod statsd;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::sync::LazyLock;
+use std::{
+    sync::LazyLock,
+    time::{Instant, SystemTime},
+};
 
 use self::{
     access_log::AccessLogger,
     metrics::{ListenerMetrics, Metrics},
     record::Record,
+    refusals::Refusals,
 };
 
 /// The name of this host, as `uname` and the command `%HOSTNAME%` tell it.
@@ -29,6 +34,10 @@ pub struct Telemetry {
     pub metrics: Metrics,
     /// The access log.
     pub access: AccessLogger,
+    /// What was refused of late.
+    pub refusals: Refusals,
+    /// When the process began.
+    pub started: (SystemTime, Instant),
 }
 
 impl Telemetry {
@@ -39,12 +48,19 @@ impl Telemetry {
     pub fn start() -> anyhow::Result<Self> {
         let metrics = Metrics::new()?;
         let access = AccessLogger::start(metrics.access_log_dropped.clone())?;
-        Ok(Self { metrics, access })
+        Ok(Self { metrics, access, refusals: Refusals::default(), started: (SystemTime::now(), Instant::now()) })
     }
 
     /// Counts and logs one finished request or connection. Never waits.
     pub fn record(&self, record: &Record<'_>, listener: &ListenerMetrics) {
         listener.record(record);
         self.access.log(record);
+        self.refusals.note(record);
+    }
+
+    /// Logs a connection that was refused before it could become a request. Never waits.
+    pub fn refused(&self, record: &Record<'_>) {
+        self.access.log_refused(record);
+        self.refusals.keep(record);
     }
 }

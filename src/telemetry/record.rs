@@ -1,6 +1,7 @@
 //! One [`Record`] a request (or a TCP connection): the access log line and the counters are both made from it.
 
 use std::{
+    error::Error,
     net::SocketAddr,
     sync::LazyLock,
     time::{Duration, SystemTime},
@@ -158,6 +159,8 @@ pub struct Record<'a> {
     pub flag: Flag,
     /// Stable words on how the answer came about, for example `via_upstream` or `intention_denied`.
     pub details: &'a str,
+    /// The same in full, if it was refused.
+    pub why: Option<&'a (dyn Error + Send + Sync)>,
     /// Body or stream bytes from the client.
     pub received: u64,
     /// Body or stream bytes to the client.

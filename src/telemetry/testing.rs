@@ -81,6 +81,7 @@ pub(crate) fn record(listener: &Listener) -> Record<'_> {
         http: None,
         flag: Flag::None,
         details: "via_upstream",
+        why: None,
         received: 3,
         sent: 5,
         endpoint: None,

@@ -27,6 +27,7 @@ mod process;
 mod protocols;
 mod readiness;
 mod repeats;
+mod status;
 mod telemetry;
 mod upstreams;
 mod watches;

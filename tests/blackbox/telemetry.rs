@@ -183,7 +183,7 @@ async fn no_secret_is_shown_anywhere_at_the_most_talkative_level() {
 
     let mut shown = Vec::new();
     for sidecar in &sidecars {
-        for path in ["/snapshot", "/metrics", "/ready", "/live", "/log"] {
+        for path in ["/", "/status.json", "/snapshot", "/metrics", "/ready", "/live", "/log"] {
             shown.push((path.to_owned(), sidecar.admin(path).await.unwrap().text()));
         }
     }

@@ -213,7 +213,7 @@ impl Routes {
                     version = &*self.version(),
                     "the files of the routes cannot be used: what was in force stays"
                 );
-                self.telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Refused);
+                self.telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Refused(&problems));
             }
         }
     }
@@ -222,7 +222,7 @@ impl Routes {
         let (load, pushed) = (self.files.load.clone(), text.clone());
         let loaded = aside(move || load(Some(&pushed))).await.map_err(|problems| {
             if !dry_run {
-                self.telemetry.metrics.reloaded(ReloadOf::Push, Reloaded::Refused);
+                self.telemetry.metrics.reloaded(ReloadOf::Push, Reloaded::Refused(&problems));
             }
             NotTaken::Wrong(problems)
         })?;

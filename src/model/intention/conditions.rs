@@ -2,9 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{
-    Action, DefaultPolicy, Denied, Field, Intention, IntentionId, Permission, PermissionId, Permit, Rule, Unmatched, permission::is_met,
-};
+use super::{Action, DefaultPolicy, Denied, Field, Intention, IntentionId, PermissionId, Permit, Rule, Unmatched, permission::is_met};
 use crate::model::{
     jwt::{JwtRequirement, Tokens},
     matching::RequestView,
@@ -47,7 +45,7 @@ impl fmt::Display for Step<'_> {
 
 impl Conditions {
     pub(super) fn new(id: &IntentionId, intention: &Arc<Intention>, default: DefaultPolicy) -> Self {
-        let outcomes = permissions(intention).enumerate().map(|(at, permission)| {
+        let outcomes = intention.permissions().iter().enumerate().map(|(at, permission)| {
             let decides = PermissionId::of(id, at + 1, permission);
             permission.action.of_permission(decides)
         });
@@ -55,7 +53,7 @@ impl Conditions {
             Rule::Action(action) => action.of_intention(id),
             _ => Unmatched::Permissions(id.clone()).under(default),
         };
-        let required = intention.jwt.iter().chain(permissions(intention).filter_map(|permission| permission.jwt.as_ref()));
+        let required = intention.jwt.iter().chain(intention.permissions().iter().filter_map(|permission| permission.jwt.as_ref()));
         let mut providers: Vec<_> = required.flat_map(|jwt| &jwt.providers).map(|token| token.provider.clone()).collect();
         providers.sort_unstable();
         providers.dedup();
@@ -88,7 +86,7 @@ impl Conditions {
         if self.lacks_token(tokens).is_some() {
             return self.without_token.clone();
         }
-        let matched = permissions(&self.intention).zip(&self.outcomes).find(|(p, _)| p.mismatch(request, tokens).is_none());
+        let matched = self.intention.permissions().iter().zip(&self.outcomes).find(|(p, _)| p.mismatch(request, tokens).is_none());
         matched.map_or(&self.otherwise, |(_, outcome)| outcome).clone()
     }
 
@@ -102,7 +100,7 @@ impl Conditions {
                 return steps;
             }
         }
-        for (at, permission) in permissions(&self.intention).enumerate() {
+        for (at, permission) in self.intention.permissions().iter().enumerate() {
             let failed = permission.mismatch(request, tokens);
             steps.push(Step { tested: format!("permission {}: {permission}", at + 1), action: Some(permission.action), failed });
             if failed.is_none() {
@@ -115,12 +113,4 @@ impl Conditions {
     fn lacks_token(&self, tokens: &dyn Tokens) -> Option<&JwtRequirement> {
         self.intention.jwt.as_ref().filter(|required| !is_met(required, tokens))
     }
-}
-
-fn permissions(intention: &Intention) -> impl Iterator<Item = &Permission> {
-    let permissions: &[Permission] = match &intention.rule {
-        Rule::Permissions(permissions) => permissions,
-        Rule::Action(_) | Rule::Unsupported(_) => &[],
-    };
-    permissions.iter()
 }

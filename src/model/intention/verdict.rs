@@ -2,27 +2,50 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{Conditions, DefaultPolicy, Intention, Permission, Rule};
 use crate::model::identity::TrustDomain;
 
 /// The name of an intention in logs and metrics: `source -> destination (precedence N)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct IntentionId(Arc<str>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntentionId {
+    /// Its place in the order in which the listener's intentions are considered, from 0.
+    rank: usize,
+    text: Arc<str>,
+}
 
 impl IntentionId {
-    pub(super) fn of(intention: &Intention) -> Self {
+    pub(super) fn of(rank: usize, intention: &Intention) -> Self {
         let peer = intention.source.peer.as_deref().map(|p| format!("peer:{p}/")).unwrap_or_default();
         let Intention { source, destination, precedence, .. } = intention;
-        Self(format!("{peer}{} -> {destination} (precedence {precedence})", source.name).into())
+        Self { rank, text: format!("{peer}{} -> {destination} (precedence {precedence})", source.name).into() }
+    }
+}
+
+impl Serialize for IntentionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.text.serialize(serializer)
     }
 }
 
 impl fmt::Display for IntentionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
+}
+
+/// Which rule of a listener's intentions decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecidedBy {
+    /// The intention at this place in the order in which they are considered, from 0.
+    Intention(usize),
+    /// A permission of that intention, by its place there from 1.
+    Permission(usize, usize),
+    /// The default policy, whatever left the decision to it.
+    Default,
+    /// None was looked at: the caller is no service of the trust domain.
+    Nobody,
 }
 
 /// A permission that decided, shown as `web -> api (precedence 9), permission 2: path prefix "/admin", method GET`.
@@ -86,6 +109,17 @@ pub enum Decider {
     DefaultPolicy(Unmatched),
 }
 
+impl Decider {
+    /// The rule, by its place.
+    pub fn rule(&self) -> DecidedBy {
+        match self {
+            Self::Intention(id) => DecidedBy::Intention(id.rank),
+            Self::Permission(id) => DecidedBy::Permission(id.intention.rank, id.place),
+            Self::DefaultPolicy(_) => DecidedBy::Default,
+        }
+    }
+}
+
 impl fmt::Display for Decider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -144,6 +178,16 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The rule that decided, by its place.
+    pub fn rule(&self) -> DecidedBy {
+        match self {
+            Self::Intention(id) | Self::Unsupported { id, .. } | Self::NeedsRequest(id) => DecidedBy::Intention(id.rank),
+            Self::Permission(id) => DecidedBy::Permission(id.intention.rank, id.place),
+            Self::DefaultPolicy(_) | Self::DefaultPolicyUnknown(_) => DecidedBy::Default,
+            Self::TrustDomain(_) | Self::NotAService => DecidedBy::Nobody,
+        }
+    }
+
     /// A short stable word for metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use http::HeaderValue;
 use openssl::ssl::SslContext;
 use pingora_core::upstreams::peer::HttpPeer;
+use serde::Serialize;
 
 use super::dial::{Peers, announce};
 use crate::{
@@ -42,6 +43,15 @@ pub struct LiveCluster {
     epoch: Option<u64>,
 }
 
+/// An endpoint in its slow start.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Warming {
+    /// Its id.
+    pub endpoint: Arc<str>,
+    /// What it has of its full weight, from 0 to 1.
+    pub share: f64,
+}
+
 /// Dials mesh peers for opaque connections.
 pub struct Dialer {
     /// Checks the identity inside the handshake.
@@ -54,6 +64,14 @@ impl LiveCluster {
     /// Whether any endpoint is healthy by its checks.
     pub fn has_endpoint(&self) -> bool {
         !self.balancer.is_empty()
+    }
+
+    /// The healthy endpoints that do not have their full share yet, because they are new.
+    pub fn warming(&self, now: Instant) -> Vec<Warming> {
+        let hosts = Now { cluster: self, tried: &[], now };
+        let places = self.cluster.endpoints.iter().enumerate().filter(|(_, endpoint)| endpoint.is_healthy());
+        let shares = places.map(|(place, endpoint)| Warming { endpoint: endpoint.id.clone(), share: hosts.warmth(place) });
+        shares.filter(|warming| warming.share < 1.0).collect()
     }
 
     /// The place of an endpoint for the next try: healthy, not ejected, none of `tried`.

@@ -20,6 +20,11 @@ impl<K, V> fmt::Debug for Grown<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Grown<K, V> {
+    /// All that is known now.
+    pub(super) fn known(&self) -> Arc<HashMap<K, V>> {
+        self.0.load_full()
+    }
+
     /// Does something with the value of a key. A new key's value is made by `make`, as long as there are fewer than `cap`
     /// keys; past that, the one of `rest`.
     ///

@@ -1,13 +1,19 @@
 //! What one listener counts, without a label look-up where the labels were seen before.
 
+mod hits;
+mod totals;
+
 use std::sync::{Arc, OnceLock};
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
+use self::hits::Tallies;
+pub use self::{hits::Hits, totals::Totals};
 use super::{Families, grown::Grown};
 use crate::{
     model::{
         identity::{ServiceName, SpiffeId},
+        intention::Intentions,
         listener::{Listener, ListenerKey, Protocol, Role},
     },
     telemetry::record::{Flag, HttpPart, Record},
@@ -47,6 +53,7 @@ pub struct ListenerMetrics {
     sent: IntCounter,
     allowed: Grown<String, IntCounter>,
     denied: Grown<String, IntCounter>,
+    tallies: Tallies,
     tls_failures: Grown<String, IntCounter>,
     retries: Grown<String, IntCounter>,
     peers: Grown<ServiceName, Arc<Peer>>,
@@ -95,6 +102,7 @@ impl ListenerMetrics {
             sent: families.bytes.with_label_values(&with(&labels, ["sent"])),
             allowed: Grown::default(),
             denied: Grown::default(),
+            tallies: Tallies::default(),
             tls_failures: Grown::default(),
             retries: Grown::default(),
             peers: Grown::default(),
@@ -145,6 +153,11 @@ impl ListenerMetrics {
     /// The intentions refused a request or connection. `reason` is one of a few stable words, `decider` says in full what decided, as the log does.
     pub fn denied(&self, reason: &'static str, decider: &str) {
         count(&self.denied, &self.families.decisions, &self.labels, &["deny", reason], decider);
+    }
+
+    /// Where the decisions of these intentions are counted, rule by rule.
+    pub fn hits(&self, intentions: &Intentions) -> Hits {
+        self.tallies.of(intentions)
     }
 
     /// A request was tried again on another endpoint. `outcome` is one of a few stable words.

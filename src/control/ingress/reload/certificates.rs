@@ -69,7 +69,7 @@ pub async fn run(
         telemetry.metrics.reloaded(
             ReloadOf::Certificates,
             match (problems.is_empty(), changes) {
-                (false, _) => Reloaded::Refused,
+                (false, _) => Reloaded::Refused(&problems),
                 (true, true) => Reloaded::Applied,
                 (true, false) => Reloaded::Unchanged,
             },

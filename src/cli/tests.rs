@@ -1,3 +1,5 @@
+mod nomad;
+
 use std::{collections::HashMap, time::Duration};
 
 use super::*;

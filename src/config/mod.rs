@@ -2,6 +2,7 @@
 
 pub mod acme;
 pub mod agent;
+pub mod bootstrap;
 pub mod check;
 pub mod fault;
 pub mod main_file;

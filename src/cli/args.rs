@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::envoy;
 use crate::{model::secret::Secret, telemetry::log::Level};
 
 /// A reverse proxy, and a service-mesh sidecar for Consul.
@@ -29,7 +30,7 @@ pub(super) enum Verb {
     Check(Box<Check>),
     /// Print the JSON Schema of a configuration file
     Schema(Schema),
-    /// Be the Connect sidecar of a service that is registered with the local Consul agent
+    /// Be the Connect sidecar of a service that is registered with the local Consul agent; in a Nomad task it finds out by itself whose
     #[command(args_override_self = true)]
     Connect(Box<Connect>),
     /// Run a whole mesh in this process: a catalog and a CA of its own, sidecars and demo services; no Consul needed
@@ -64,8 +65,8 @@ pub(super) enum Verb {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Serve {
-    /// The main configuration file
-    #[arg(short, long, value_name = "FILE")]
+    /// The main configuration file; or an Envoy bootstrap: be the Connect sidecar that it names, with Envoy's flags
+    #[arg(short, long, alias = "config-path", value_name = "FILE")]
     pub(super) conf: PathBuf,
     /// Only check the files, as aralez check does
     #[arg(short, long)]
@@ -79,6 +80,19 @@ pub(super) struct Serve {
     /// Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) admin_bind: Option<String>,
+    #[command(flatten)]
+    pub(super) envoy: Envoy,
+}
+
+/// Flags of Envoy that mean something here.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Envoy {
+    #[arg(short, long, hide = true, value_parser = envoy::level)]
+    pub(super) log_level: Option<Level>,
+    #[arg(long, hide = true)]
+    pub(super) concurrency: Option<usize>,
+    #[arg(long, hide = true)]
+    pub(super) log_path: Option<PathBuf>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -160,7 +174,7 @@ pub enum SchemaOf {
     Upstreams,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub(super) struct Connect {
     #[command(flatten)]
     pub(super) selector: Selector,
@@ -214,7 +228,7 @@ pub(super) struct Explain {
     pub(super) target: String,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub(super) struct Selector {
     /// Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]
     #[arg(long, value_name = "SERVICE ID")]
@@ -224,7 +238,7 @@ pub(super) struct Selector {
     pub(super) proxy_id: Option<String>,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub(super) struct Agent {
     /// The agent: host:port, http://…, https://… or unix://PATH [default: 127.0.0.1:8500] [env: CONSUL_HTTP_ADDR]
     #[arg(long, value_name = "ADDRESS")]
@@ -270,7 +284,7 @@ pub(super) struct Dev {
     pub(super) process: Process,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 pub(super) struct Process {
     /// Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]

@@ -5,48 +5,73 @@ use std::net::{IpAddr, SocketAddr};
 use super::{
     Exit,
     args::{self, Policy, go_bool},
-    options::{self, ConnectOptions},
+    nomad,
+    options::{self, AdminBind, ConnectOptions},
 };
 use crate::{
-    config::agent::{AgentConfig, ProxySelector},
+    config::{
+        agent::{AgentConfig, ProxySelector},
+        bootstrap::Bootstrap,
+    },
     model::{intention::DefaultPolicy, secret::Secret},
 };
 
-pub(super) fn resolve(flags: args::Connect, mut notes: Vec<String>, env: &impl Fn(&str) -> Option<String>) -> Result<ConnectOptions, Exit> {
+/// What nobody said is taken from `bootstrap`, if it is that of the proxy which is meant.
+pub(super) fn resolve(
+    flags: args::Connect,
+    bootstrap: Option<Bootstrap>,
+    mut notes: Vec<String>,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<ConnectOptions, Exit> {
     if !flags.envoy_args.is_empty() {
         notes.push("what follows -- has no effect: there is no Envoy here".to_owned());
     }
-    let selector = selector(flags.selector, env)?;
-    let (agent, default_policy) = agent(flags.agent, env)?;
+    let selector = selector(flags.selector, bootstrap.as_ref(), env)?;
+    let bootstrap = bootstrap.filter(|bootstrap| selector == ProxySelector::ProxyId(bootstrap.proxy_id.clone()));
+    let (agent, default_policy) = agent(flags.agent, bootstrap.as_ref(), env)?;
+    let ready = ready_bind(flags.envoy_ready_bind_address, flags.envoy_ready_bind_port)?;
+    let mut process = options::process(flags.process, env)?;
+    if let (AdminBind::Usual, Some(admin)) = (process.admin, bootstrap.as_ref().and_then(|bootstrap| bootstrap.admin)) {
+        process.admin = AdminBind::At(admin);
+    }
     Ok(ConnectOptions {
         selector,
         agent,
         default_policy,
-        ready: ready_bind(flags.envoy_ready_bind_address, flags.envoy_ready_bind_port)?,
+        ready: ready.or_else(|| bootstrap?.ready),
         scrape_path: scrape_path(flags.prometheus_scrape_path)?,
-        process: options::process(flags.process, env)?,
+        process,
         notes,
     })
 }
 
-/// Which proxy is meant.
-pub(super) fn selector(flags: args::Selector, env: &impl Fn(&str) -> Option<String>) -> Result<ProxySelector, Exit> {
+/// Which proxy is meant: by flag, by variable, by the bootstrap, by Nomad.
+pub(super) fn selector(
+    flags: args::Selector,
+    bootstrap: Option<&Bootstrap>,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<ProxySelector, Exit> {
     let proxy_id = flags.proxy_id.filter(|id| !id.is_empty()).or_else(|| env("CONNECT_PROXY_ID")).map(ProxySelector::ProxyId);
     let sidecar_for =
         || flags.sidecar_for.filter(|id| !id.is_empty()).or_else(|| env("CONNECT_SIDECAR_FOR")).map(ProxySelector::SidecarFor);
-    proxy_id.or_else(sidecar_for).ok_or_else(|| {
+    let bootstrapped = || bootstrap.map(|bootstrap| ProxySelector::ProxyId(bootstrap.proxy_id.clone()));
+    proxy_id.or_else(sidecar_for).or_else(bootstrapped).or_else(|| nomad::selector(env)).ok_or_else(|| {
         Exit::wrong("no proxy named: say whose sidecar this is with -sidecar-for SERVICE-ID, or which one with -proxy-id ID")
     })
 }
 
 /// How to reach the agent, and the default policy that holds if it cannot tell one.
-pub(super) fn agent(flags: args::Agent, env: &impl Fn(&str) -> Option<String>) -> Result<(AgentConfig, Option<DefaultPolicy>), Exit> {
+pub(super) fn agent(
+    flags: args::Agent,
+    bootstrap: Option<&Bootstrap>,
+    env: &impl Fn(&str) -> Option<String>,
+) -> Result<(AgentConfig, Option<DefaultPolicy>), Exit> {
     let truth = |name: &str, unset: bool| match env(name) {
         None => Ok(unset),
         Some(text) => go_bool(&text).map_err(|why| Exit::wrong(format_args!("{name} in the environment: {why}"))),
     };
     let path = |flag: Option<_>, name: &str| flag.or_else(|| env(name).map(Into::into));
-    let agent = AgentConfig {
+    let mut agent = AgentConfig {
         address: flags.http_addr.or_else(|| env("CONSUL_HTTP_ADDR")).unwrap_or_default(),
         token: flags.token.or_else(|| env("CONSUL_HTTP_TOKEN").map(Secret::new)),
         token_file: path(flags.token_file, "CONSUL_HTTP_TOKEN_FILE"),
@@ -61,7 +86,9 @@ pub(super) fn agent(flags: args::Agent, env: &impl Fn(&str) -> Option<String>) -
         namespace: flags.namespace.or_else(|| env("CONSUL_NAMESPACE")),
         partition: flags.partition.or_else(|| env("CONSUL_PARTITION")),
         wait: None,
+        advice: None,
     };
+    nomad::complete(&mut agent, bootstrap, env);
     let default_policy = flags.default_intention_policy.map(|policy| match policy {
         Policy::Allow => DefaultPolicy::Allow,
         Policy::Deny => DefaultPolicy::Deny,

@@ -7,15 +7,16 @@ use http::{HeaderName, HeaderValue, Method};
 use super::{
     Exit,
     args::Explain,
-    connect,
+    connect, nomad,
     options::{ExplainOptions, Question, Request},
 };
 
 pub(super) fn resolve(flags: Explain, env: &impl Fn(&str) -> Option<String>) -> Result<ExplainOptions, Exit> {
+    let bootstrap = nomad::bootstrap(env);
     let question = match (flags.from, flags.to) {
         (Some(from), Some(to)) => Question::Inbound { from, to },
         _ => {
-            let selector = connect::selector(flags.selector, env).map_err(|_| {
+            let selector = connect::selector(flags.selector, bootstrap.as_ref(), env).map_err(|_| {
                 Exit::wrong(
                     "nothing to explain: say -sidecar-for SERVICE-ID for its upstreams, or -from SERVICE -to SERVICE for intentions",
                 )
@@ -23,7 +24,7 @@ pub(super) fn resolve(flags: Explain, env: &impl Fn(&str) -> Option<String>) -> 
             Question::Outbound { selector, upstream: flags.upstream }
         }
     };
-    let (agent, default_policy) = connect::agent(flags.agent, env)?;
+    let (agent, default_policy) = connect::agent(flags.agent, bootstrap.as_ref(), env)?;
     let method = Method::from_bytes(flags.method.as_bytes())
         .map_err(|_| Exit::wrong(format_args!("{:?} is no method; write for example GET /path", flags.method)))?;
     if !flags.target.starts_with('/') && flags.target != "*" {

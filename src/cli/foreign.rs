@@ -1,4 +1,5 @@
-//! Flags of `consul connect proxy` and `consul connect envoy` that mean nothing here: accepted with a note, or refused with the reason.
+//! Flags of `consul connect proxy`, `consul connect envoy` and Envoy that mean nothing here: accepted, with a note if they change nothing that is
+//! noticed, or refused with the reason.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -6,17 +7,19 @@ use super::{Exit, args::go_bool};
 
 /// What becomes of a foreign flag.
 #[derive(Clone, Copy, Debug)]
-enum Verdict {
+pub(super) enum Verdict {
+    /// Asks for what is so anyway.
+    Granted,
     /// Has no effect, and why that does no harm.
     Ignored(&'static str),
     /// Would promise what this proxy does not do.
     Refused(&'static str),
 }
-use Verdict::{Ignored, Refused};
+use Verdict::{Granted, Ignored, Refused};
 
 /// Whether a flag takes a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Switch,
     Value,
 }
@@ -29,7 +32,15 @@ const CLEAR: &str = "metrics are served in clear text only";
 const GATEWAY: &str = "Aralez is a sidecar, not a Consul gateway; run gateways with consul connect envoy";
 const REGISTER: &str = "register the proxy with the agent (a service definition with a connect block), then use -sidecar-for or -proxy-id";
 
-const FOREIGN: &[(&str, Kind, Verdict)] = &[
+const NO_RESTART: &str = "there is no hot restart here";
+const NO_RESOURCES: &str = "only node, token and addresses are read from a bootstrap file";
+const NO_FORMAT: &str = "the log has one format";
+
+/// A flag: its name, whether it takes a value, and what becomes of it.
+pub(super) type Foreign = (&'static str, Kind, Verdict);
+
+/// Consul's, on `connect`.
+pub(super) const CONSUL: &[Foreign] = &[
     ("admin-access-log-path", Value, Ignored("the admin listener keeps no access log")),
     ("datacenter", Value, Ignored("a sidecar belongs to its agent's datacenter")),
     ("enable-config-gen-logging", Switch, Ignored(NO_ENVOY)),
@@ -65,9 +76,50 @@ const FOREIGN: &[(&str, Kind, Verdict)] = &[
     ("wan-address", Value, Refused(GATEWAY)),
 ];
 
-/// Declares the foreign flags on `connect`, hidden from help.
+/// Envoy's, on `serve`; those of Envoy 1.40.
+pub(super) const ENVOY: &[Foreign] = &[
+    ("admin-address-path", Value, Ignored("the address is in the log")),
+    ("allow-unknown-fields", Switch, Granted),
+    ("allow-unknown-static-fields", Switch, Granted),
+    ("base-id", Value, Granted),
+    ("base-id-path", Value, Ignored(NO_RESTART)),
+    ("component-log-level", Value, Ignored("the log has one level")),
+    ("cpuset-threads", Switch, Ignored("say -threads, or --concurrency")),
+    ("disable-extensions", Value, Ignored(NO_ENVOY)),
+    ("disable-hot-restart", Switch, Granted),
+    ("drain-strategy", Value, Ignored(NO_RESTART)),
+    ("drain-time-s", Value, Ignored("a drain takes ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS at most")),
+    ("enable-core-dump", Switch, Ignored(NO_ENVOY)),
+    ("enable-fine-grain-logging", Switch, Ignored("the log has one level")),
+    ("enable-mutex-tracing", Switch, Ignored(NO_ENVOY)),
+    ("file-flush-interval-msec", Value, Ignored("logs are written at once")),
+    ("file-flush-min-size-kb", Value, Ignored("logs are written at once")),
+    ("ignore-unknown-dynamic-fields", Switch, Granted),
+    ("local-address-ip-version", Value, Ignored(NO_RESOURCES)),
+    ("log-format", Value, Ignored(NO_FORMAT)),
+    ("log-format-escaped", Switch, Ignored(NO_FORMAT)),
+    ("log-stacktrace-single-entry", Switch, Granted),
+    ("parent-shutdown-time-s", Value, Ignored(NO_RESTART)),
+    ("reject-unknown-dynamic-fields", Switch, Ignored(NO_RESOURCES)),
+    ("restart-epoch", Value, Ignored(NO_RESTART)),
+    ("service-cluster", Value, Ignored("the bootstrap file names the service")),
+    ("service-node", Value, Ignored("the bootstrap file names the proxy")),
+    ("service-zone", Value, Ignored("the registration has the zone")),
+    ("skip-deprecated-logs", Switch, Granted),
+    ("skip-hot-restart-on-no-parent", Switch, Granted),
+    ("skip-hot-restart-parent-stats", Switch, Granted),
+    ("socket-mode", Value, Ignored(NO_RESTART)),
+    ("socket-path", Value, Ignored(NO_RESTART)),
+    ("stats-tag", Value, Ignored("the registration's envoy_stats_tags are honoured")),
+    ("use-dynamic-base-id", Switch, Granted),
+    ("config-yaml", Value, Refused("write the bootstrap to a file and name that with -c")),
+    ("mode", Value, Refused("with a bootstrap file there is nothing but serving; leave it out")),
+];
+
+/// Declares the foreign flags, hidden from help.
 pub(super) fn declare(command: Command) -> Command {
-    command.mut_subcommand("connect", |connect| connect.args(FOREIGN.iter().map(|(name, kind, _)| arg(name, *kind))))
+    let with = |table: &'static [Foreign]| move |verb: Command| verb.args(table.iter().map(|(name, kind, _)| arg(name, *kind)));
+    command.mut_subcommand("connect", with(CONSUL)).mut_subcommand("serve", with(ENVOY))
 }
 
 fn arg(name: &'static str, kind: Kind) -> Arg {
@@ -79,22 +131,30 @@ fn arg(name: &'static str, kind: Kind) -> Arg {
     }
 }
 
+/// Whether any flag of a table was given.
+pub(super) fn any(table: &[Foreign], matches: &ArgMatches) -> bool {
+    table.iter().any(|flag| is_given(flag, matches))
+}
+
 /// Notes on what was given and has no effect.
 ///
 /// # Errors
 /// [`Exit`] for the first flag that is refused.
-pub(super) fn judge(connect: &ArgMatches) -> Result<Vec<String>, Exit> {
+pub(super) fn judge(table: &[Foreign], matches: &ArgMatches) -> Result<Vec<String>, Exit> {
     let mut notes = Vec::new();
-    for (name, kind, verdict) in FOREIGN {
-        let given = match kind {
-            Switch => connect.get_one::<bool>(name).copied().unwrap_or_default(),
-            Value => connect.contains_id(name),
-        };
+    for (name, _, verdict) in table.iter().filter(|flag| is_given(flag, matches)) {
         match verdict {
-            _ if !given => {}
+            Granted => {}
             Ignored(why) => notes.push(format!("-{name} has no effect: {why}")),
             Refused(why) => return Err(Exit::wrong(format_args!("-{name} is not supported: {why}"))),
         }
     }
     Ok(notes)
+}
+
+fn is_given((name, kind, _): &Foreign, matches: &ArgMatches) -> bool {
+    match kind {
+        Switch => matches.get_one::<bool>(name).copied().unwrap_or_default(),
+        Value => matches.contains_id(name),
+    }
 }

@@ -1,4 +1,4 @@
-//! The command line: arguments and environment in, plain options out. Nothing is read or started here.
+//! The command line: arguments and environment in, plain options out. Nothing is started here; the only file that is read is an Envoy bootstrap.
 //!
 //! Flags have the names that `consul connect proxy` and `consul connect envoy` give them, with one dash or two; a flag wins over
 //! its variable, and an empty variable is one that is not set (as in Consul).
@@ -7,9 +7,11 @@ mod args;
 mod check;
 mod connect;
 mod dashes;
+mod envoy;
 mod explain;
 mod foreign;
 mod man;
+mod nomad;
 mod options;
 
 use std::{ffi::OsString, fmt, net::SocketAddr, time::Duration};
@@ -78,14 +80,19 @@ where
     let parsed = args::Args::from_arg_matches(&matches).map_err(|error| exit(&error))?;
     match parsed.verb {
         args::Verb::Serve(serve) if serve.test => Ok(Command::Check(Box::new(CheckOptions::of_files(vec![serve.conf])))),
-        args::Verb::Serve(args::Serve { conf, upgrade, daemon, admin_bind, .. }) => {
+        args::Verb::Serve(serve) => {
+            let sidecar = matches.subcommand().map_or(Ok(None), |(_, matches)| envoy::resolve(&serve, matches, &env))?;
+            if let Some(options) = sidecar {
+                return Ok(Command::Connect(Box::new(options)));
+            }
+            let args::Serve { conf, upgrade, daemon, admin_bind, .. } = serve;
             Ok(Command::Serve(ServeOptions { conf, upgrade, daemon, admin: options::admin_bind(admin_bind.as_deref())? }))
         }
         args::Verb::Check(flags) => Ok(Command::Check(Box::new(check::resolve(*flags, &env)?))),
         args::Verb::Schema(schema) => Ok(Command::Schema(schema.file)),
         args::Verb::Connect(connect) => {
-            let notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(matches))?;
-            Ok(Command::Connect(Box::new(connect::resolve(*connect, notes, &env)?)))
+            let notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(foreign::CONSUL, matches))?;
+            Ok(Command::Connect(Box::new(connect::resolve(*connect, nomad::bootstrap(&env), notes, &env)?)))
         }
         args::Verb::Dev(dev) => Ok(Command::Dev(DevOptions { mesh: dev.mesh, process: options::process(dev.process, &env)? })),
         args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),

@@ -1,3 +1,5 @@
+mod nomad;
+
 use std::{collections::HashMap, path::PathBuf, time::Duration};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! How to reach the local Consul agent, as flags and `CONSUL_*` variables say it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use crate::model::secret::Secret;
 
@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub partition: Option<String>,
     /// How long the agent may hold a query; `None` is Consul's default, 5 minutes. A hung agent is noticed a little after it.
     pub wait: Option<Duration>,
+    /// What to do if the agent cannot be reached: told until it has answered once. For an address that nobody stated.
+    pub advice: Option<String>,
 }
 
 /// Which registration is ours.
@@ -44,4 +46,24 @@ pub enum ProxySelector {
     SidecarFor(String),
     /// The registration with this id.
     ProxyId(String),
+    /// The one that Nomad made for a sidecar of this allocation: its id begins with `_nomad-task-<allocation>-group-<group>-` (Nomad 1.11).
+    NomadTask {
+        /// The allocation's id.
+        allocation: String,
+        /// Name of its group.
+        group: String,
+        /// Name of the service, where the group may have several with a sidecar each.
+        service: Option<String>,
+    },
+}
+
+/// Whose proxy it is, for messages.
+impl fmt::Display for ProxySelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SidecarFor(id) | Self::ProxyId(id) => f.write_str(id),
+            Self::NomadTask { allocation, group, service: None } => write!(f, "group {group} of Nomad's allocation {allocation}"),
+            Self::NomadTask { allocation, service: Some(service), .. } => write!(f, "{service} of Nomad's allocation {allocation}"),
+        }
+    }
 }

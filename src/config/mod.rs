@@ -2,6 +2,7 @@
 
 pub mod acme;
 pub mod agent;
+pub mod bootstrap;
 pub mod changes;
 pub mod check;
 pub mod fault;

@@ -75,13 +75,15 @@ struct Shared {
     auth: Option<Secret>,
     tenancy: Tenancy,
     wait: Duration,
+    advice: Option<String>,
     outage: Mutex<Outage>,
     recoveries: watch::Sender<u64>,
 }
 
-/// Whether the agent was silent since it was last told to be back, and when that was.
+/// Whether the agent ever answered, whether it was silent since it was last told to be back, and when that was.
 #[derive(Debug, Default)]
 struct Outage {
+    answered: bool,
     lost: bool,
     told: Option<Instant>,
 }
@@ -115,6 +117,7 @@ impl Client {
             auth: config.auth,
             tenancy,
             wait: config.wait.unwrap_or(WAIT),
+            advice: config.advice,
             outage: Mutex::default(),
             recoveries: watch::Sender::new(0),
         };
@@ -147,21 +150,32 @@ impl Client {
     /// # Errors
     /// [`Error`]. A hung agent is a [`Error::Timeout`] once the hold, the sixteenth that Consul adds to it, and 15 s are over.
     pub async fn send<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
-        let answer = self.ask(query, at).await;
-        match &answer {
-            Err(Error::Connect(_) | Error::Broken(_) | Error::Timeout(_)) => self.shared.outage.lock().lost = true,
+        let mut answer = self.ask(query, at).await;
+        match &mut answer {
+            Err(Error::Connect(why)) => self.unreached(why),
+            Err(Error::Broken(_) | Error::Timeout(_)) => self.shared.outage.lock().lost = true,
             Ok(_) => self.recovered(),
             Err(_) => {}
         }
         answer
     }
 
+    /// Notes that there was no connection; one that there never was may be for want of an address.
+    fn unreached(&self, why: &mut String) {
+        let mut outage = self.shared.outage.lock();
+        outage.lost = true;
+        if let Some(advice) = self.shared.advice.as_ref().filter(|_| !outage.answered) {
+            *why = format!("{why}; {advice}");
+        }
+    }
+
     /// Tells of the agent's return. Not twice in quick succession: if only some connections break, again and again, those
     /// who are woken must not keep waking each other.
     fn recovered(&self) {
         let mut outage = self.shared.outage.lock();
+        outage.answered = true;
         if outage.lost && outage.told.is_none_or(|told| told.elapsed() >= BETWEEN_RECOVERIES) {
-            *outage = Outage { lost: false, told: Some(Instant::now()) };
+            (outage.lost, outage.told) = (false, Some(Instant::now()));
             self.shared.recoveries.send_modify(|count| *count += 1);
         }
     }
@@ -402,12 +416,17 @@ mod tests {
     async fn a_unix_socket_is_dialled_and_the_agents_return_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("consul.sock");
-        let client = Client::new(config(&format!("unix://{}", socket.display()))).unwrap();
+        let config = config(&format!("unix://{}", socket.display()));
+        let client = Client::new(AgentConfig { advice: Some("say where it is".to_owned()), ..config }).unwrap();
         let recoveries = client.recoveries();
-        assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::Connect(_))));
-        let _agent = Agent::start_unix(&socket, |_| plain(200, "{}"));
+        let advised = client.send(&Roots, &At::Now).await.unwrap_err();
+        assert!(matches!(&advised, Error::Connect(why) if why.ends_with("; say where it is")), "{advised}");
+        let agent = Agent::start_unix(&socket, |_| plain(200, "{}"));
         assert!(!recoveries.has_changed().unwrap());
         client.send(&Roots, &At::Now).await.unwrap();
         assert!(recoveries.has_changed().unwrap());
+        drop(agent);
+        let lost = client.send(&Roots, &At::Now).await.unwrap_err();
+        assert!(!lost.to_string().contains("say where it is"), "advice on an address that was right: {lost}");
     }
 }

@@ -76,10 +76,10 @@ const GIVE_UP_AFTER: u32 = 6;
 /// Why the source cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// `-sidecar-for` does not say which of several proxies is meant: wrong usage.
+    /// It is not said which of several proxies is meant: wrong usage.
     #[error("more than one sidecar proxy is registered for {service}: {ids}; choose one with -proxy-id")]
     SeveralSidecars {
-        /// The service's ID as given.
+        /// The service's ID as given, or Nomad's allocation.
         service: String,
         /// The proxies' ids.
         ids: String,
@@ -168,7 +168,7 @@ pub async fn run(
     // Readiness names what is waited for from the first moment on.
     let sought = feed.sidecar(match &selector {
         ProxySelector::ProxyId(id) => id.clone(),
-        ProxySelector::SidecarFor(service) => format!("sidecar for {service}"),
+        whose => format!("sidecar for {whose}"),
     });
     sought.send(Change::RegistrationGone);
     let Some(id) = shutdown.run_until_cancelled(registration::find(&client, &selector, &looking)).await.transpose()? else {

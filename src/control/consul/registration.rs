@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use consul_api_types::{AgentService, AgentServiceById, AgentServices};
+use consul_api_types::{AgentService, AgentServiceById, AgentServices, Proxy};
 use tokio::{sync::watch as slot, time::sleep};
 use tracing::info;
 
@@ -23,21 +23,17 @@ const POLL: Duration = Duration::from_secs(1);
 /// # Errors
 /// The agent does not answer; there is no such proxy; there are several.
 pub(super) async fn look(client: &Client, selector: &ProxySelector) -> Result<Arc<str>, Unfound> {
-    match selector {
-        ProxySelector::SidecarFor(service) => {
-            let query = AgentServices { filter: "Kind == \"connect-proxy\"".to_owned(), tenancy: client.tenancy().clone() };
-            let services = client.send(&query, &At::Now).await?.value.unwrap_or_default();
-            match sidecars_of(service, services.into_values()).as_slice() {
-                [id] => Ok(id.as_str().into()),
-                [] => Err(Unfound::NoSidecar(service.clone())),
-                several => Err(RunError::SeveralSidecars { service: service.clone(), ids: several.join(", ") }.into()),
-            }
-        }
-        ProxySelector::ProxyId(id) => {
-            let query = AgentServiceById { id: id.clone(), tenancy: client.tenancy().clone() };
-            let known = client.send(&query, &At::Now).await?.value;
-            known.map(|_| id.as_str().into()).ok_or_else(|| Unfound::NoProxy(id.clone()))
-        }
+    if let ProxySelector::ProxyId(id) = selector {
+        let query = AgentServiceById { id: id.clone(), tenancy: client.tenancy().clone() };
+        let known = client.send(&query, &At::Now).await?.value;
+        return known.map(|_| id.as_str().into()).ok_or_else(|| Unfound::NoProxy(id.clone()));
+    }
+    let query = AgentServices { filter: "Kind == \"connect-proxy\"".to_owned(), tenancy: client.tenancy().clone() };
+    let services = client.send(&query, &At::Now).await?.value.unwrap_or_default();
+    match selected(selector, services.into_values()).as_slice() {
+        [id] => Ok(id.as_str().into()),
+        [] => Err(Unfound::NoSidecar(selector.to_string())),
+        several => Err(RunError::SeveralSidecars { service: selector.to_string(), ids: several.join(", ") }.into()),
     }
 }
 
@@ -56,11 +52,17 @@ pub(super) async fn find(client: &Client, selector: &ProxySelector, state: &Watc
     }
 }
 
-/// The ids of the proxies that represent the instance with this id, sorted; Consul compares without case.
-fn sidecars_of(service: &str, all: impl Iterator<Item = AgentService>) -> Vec<String> {
-    let ours = |s: &AgentService| {
-        s.kind == "connect-proxy" && s.proxy.as_ref().is_some_and(|p| p.destination_service_id.to_lowercase() == service.to_lowercase())
+/// The ids of the proxies that may be meant, sorted. Consul compares the ids of services without case.
+fn selected(selector: &ProxySelector, all: impl Iterator<Item = AgentService>) -> Vec<String> {
+    let meant = |id: &str, proxy: &Proxy| match selector {
+        ProxySelector::ProxyId(wanted) => id == wanted,
+        ProxySelector::SidecarFor(service) => proxy.destination_service_id.to_lowercase() == service.to_lowercase(),
+        ProxySelector::NomadTask { allocation, group, service } => {
+            id.starts_with(&format!("_nomad-task-{allocation}-group-{group}-"))
+                && service.as_ref().is_none_or(|service| proxy.destination_service_name == *service)
+        }
     };
+    let ours = |s: &AgentService| s.kind == "connect-proxy" && s.proxy.as_ref().is_some_and(|proxy| meant(&s.id, proxy));
     let mut ids: Vec<String> = all.filter(ours).map(|s| s.id).collect();
     ids.sort();
     ids
@@ -101,4 +103,37 @@ pub(super) async fn run(context: &Context, id: &str) {
         None => context.found(Found::Gone),
     });
     tokio::join!(asking, telling);
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn sidecar(id: &str, service: &str) -> AgentService {
+        let proxy = json!({"DestinationServiceName": service, "DestinationServiceID": id.trim_end_matches("-sidecar-proxy")});
+        serde_json::from_value(json!({"ID": id, "Kind": "connect-proxy", "Proxy": proxy})).unwrap()
+    }
+
+    #[test]
+    fn nomads_sidecar_is_told_by_allocation_group_and_service() {
+        let all = [
+            sidecar("_nomad-task-a1-group-front-web-9100-sidecar-proxy", "web"),
+            sidecar("_nomad-task-a1-group-front-api-9001-sidecar-proxy", "api"),
+            sidecar("_nomad-task-a2-group-front-web-9100-sidecar-proxy", "web"),
+            sidecar("_nomad-task-a2-group-back-db-5432-sidecar-proxy", "db"),
+            sidecar("web-sidecar-proxy", "web"),
+        ];
+        let found = |allocation: &str, group: &str, service: Option<&str>| {
+            let (allocation, group, service) = (allocation.to_owned(), group.to_owned(), service.map(str::to_owned));
+            selected(&ProxySelector::NomadTask { allocation, group, service }, all.iter().cloned())
+        };
+        assert_eq!(found("a1", "front", Some("web")), ["_nomad-task-a1-group-front-web-9100-sidecar-proxy"]);
+        assert_eq!(found("a2", "back", None), ["_nomad-task-a2-group-back-db-5432-sidecar-proxy"]);
+        assert_eq!(found("a1", "front", None).len(), 2);
+        assert!(
+            found("a1", "back", None).is_empty() && found("a1", "front", Some("db")).is_empty() && found("a", "front", None).is_empty()
+        );
+    }
 }

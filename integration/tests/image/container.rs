@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use aralez_integration::apps::http_echo;
 use aralez_integration::clients;
 use aralez_integration::net::Address;
@@ -115,9 +115,9 @@ async fn the_image_serves_read_only_without_any_right_and_drains() {
     app.hold();
     let before = app.requests();
     let waiting = tokio::spawn(async { clients::get(&Address::port(8080), "/held").await });
-    eventually("the request at the app", SOON, async || Ok(ensure!(app.requests() > before, "not there"))).await.unwrap();
+    eventually("the request at the app", SOON, async || (app.requests() > before).then_some(()).context("not there")).await.unwrap();
     container.signal(Signal::TERM).unwrap();
-    eventually("a closed door", SOON, async || Ok(ensure!(edge.connect().await.is_err(), "still open"))).await.unwrap();
+    eventually("a closed door", SOON, async || edge.connect().await.err().map(drop).context("still open")).await.unwrap();
     app.release();
     assert_eq!(waiting.await.unwrap().unwrap().status, 200);
     assert_eq!(container.exit(SOON).await.unwrap().code(), Some(0), "{}", container.log());

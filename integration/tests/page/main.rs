@@ -71,8 +71,7 @@ async fn the_page_of_a_mesh_is_alive_calm_and_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_a_reverse_proxy_is_alive_calm_and_alone() {
     let scene = Scene::edge().await.unwrap();
-    inspect("edge", scene.admin, &["reverse proxy", "shop.example/api", "failing checks", "authorization", "route not found", "snapshot"])
-        .await;
+    inspect("edge", scene.admin, &["reverse proxy", "shop.example/api", "failing checks", "auth", "no route", "snapshot"]).await;
     scene.stop().await.unwrap();
 }
 

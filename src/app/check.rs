@@ -35,7 +35,7 @@ pub(super) fn run(CheckOptions { checked, json }: CheckOptions) -> Result<ExitCo
         Checked::Files(files) => (self::files(&files).1, 2),
         Checked::Changes { conf, with } => (compared(&conf, with.as_deref())?, 2),
         Checked::Sidecar { selector, agent, default_policy, timeout: patience } => {
-            let client = Client::new(agent).map_err(|problem| Failure::Configuration(problem.into()))?;
+            let client = Client::new(*agent).map_err(|problem| Failure::Configuration(problem.into()))?;
             let mut report = Report::default();
             let survey = consul::survey(&client, &selector, default_policy, &mut report);
             let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;

@@ -20,7 +20,12 @@ pub(super) fn resolve(flags: Check, env: &impl Fn(&str) -> Option<String>) -> Re
                 Exit::wrong("nothing to check: name a FILE (a main.yaml), or say -sidecar-for SERVICE-ID for what its sidecar would meet at the agent")
             })?;
             let (agent, default_policy) = connect::agent(flags.agent, env)?;
-            Checked::Sidecar { selector, agent, default_policy, timeout: Duration::from_secs(flags.timeout_seconds.into()) }
+            Checked::Sidecar {
+                selector,
+                agent: Box::new(agent),
+                default_policy,
+                timeout: Duration::from_secs(flags.timeout_seconds.into()),
+            }
         }
         (None, _) => Checked::Files(files),
     };

@@ -101,7 +101,7 @@ pub enum Checked {
         /// The sidecar.
         selector: ProxySelector,
         /// How to reach the agent.
-        agent: AgentConfig,
+        agent: Box<AgentConfig>,
         /// What holds for callers that no intention names, if the agent cannot tell.
         default_policy: Option<DefaultPolicy>,
         /// How long the agent may take in all.

@@ -68,7 +68,8 @@ impl Source {
         let Self { main, feed, telemetry, watches, stop } = &self;
         let (wishes, heard) = broadcast::channel(WAITING_WISHES);
         self.certificates(heard.resubscribe()).await;
-        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone() };
+        let own = main.process.listen.iter().map(|bind| bind.address.clone()).collect();
+        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone(), own };
         let mut pools = Pools::new(feed.clone(), settings, watches.clone());
         telemetry.metrics.server_health_from(pools.health());
         let mut keys = Keys::new(feed.clone(), watches.clone());

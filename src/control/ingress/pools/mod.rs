@@ -51,6 +51,7 @@ use crate::{
             PoolEndpoints, Routing,
             pool::{ConsulService, Pool},
         },
+        listener::Address,
     },
 };
 
@@ -65,6 +66,8 @@ pub struct Settings {
     pub dns_servers: Vec<SocketAddr>,
     /// The Consul agents, the first that answers is asked; none: the usual address.
     pub consul: Vec<AgentConfig>,
+    /// Where this process listens itself: such a server answers only once the first routing is served, so that none waits for it.
+    pub own: Vec<Address>,
 }
 
 /// Finds the endpoints of pools and keeps them fresh.
@@ -229,7 +232,8 @@ impl Sources {
 
     fn server(&self, server: &Server) -> Arc<Running<Judgement>> {
         self.shared.servers.get_or(server, || {
-            Running::start(Judgement::first(server.scheme), |now| server::watch(server.clone(), now, self.notes.clone()))
+            let first = Judgement { settled: self.settings.own.contains(&server.address), ..Judgement::first(server.scheme) };
+            Running::start(first, |now| server::watch(server.clone(), now, self.notes.clone()))
         })
     }
 

@@ -30,6 +30,35 @@ pub fn consul() -> Result<PathBuf> {
     }
 }
 
+/// The `nomad` program: `NOMAD_BIN`, else built from `tools/nomad`.
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn nomad() -> Result<PathBuf> {
+    match std::env::var_os("NOMAD_BIN") {
+        Some(path) => Ok(path.into()),
+        None => go_build("nomad", "nomad", "github.com/hashicorp/nomad", "about seven minutes"),
+    }
+}
+
+/// The folder with the CNI plugins that Nomad's bridge networks need: `CNI_PATH`, else built from `tools/cni-plugins`.
+///
+/// # Errors
+/// When there is none and they cannot be built.
+pub fn cni_plugins() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CNI_PATH") {
+        return Ok(path.into());
+    }
+    let kinds = [("bridge", "main"), ("loopback", "main"), ("host-local", "ipam"), ("portmap", "meta"), ("firewall", "meta")];
+    let mut folder = PathBuf::new();
+    for (plugin, kind) in kinds {
+        let package = format!("github.com/containernetworking/plugins/plugins/{kind}/{plugin}");
+        folder = go_build("cni-plugins", plugin, &package, "seconds")?;
+        folder.pop();
+    }
+    Ok(folder)
+}
+
 /// gRPC's own interoperability peer, `role` being `client` or `server`: built from `tools/grpc-interop`.
 ///
 /// # Errors
@@ -148,8 +177,10 @@ fn go_build(module: &str, program: &str, package: &str, duration: &str) -> Resul
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module);
     let version = required_version(&source)?;
     once(&format!("{module}-{version}"), program, duration, |binary| {
+        // The CNI plugins take their version, which Nomad asks for, from this variable.
+        let flags = format!("-s -w -X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=v{version}");
         let mut go = Command::new("go");
-        go.args(["build", "-ldflags", "-s -w", "-o"]).arg(binary).arg(package).current_dir(&source);
+        go.args(["build", "-ldflags", &flags, "-o"]).arg(binary).arg(package).current_dir(&source);
         run(&mut go, "Go 1.22 or newer (`apt-get install golang`)")
     })
 }

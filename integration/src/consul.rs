@@ -97,14 +97,13 @@ impl Agent {
     /// # Errors
     /// As [`Agent::dev`].
     pub async fn start(options: Options) -> Result<Self> {
-        let (http_port, grpc_port) = (free_port()?, free_port()?);
         let folder = tempfile::tempdir()?;
         let mut config = json!({
             "datacenter": options.datacenter,
             "node_name": "node",
             "bind_addr": "127.0.0.1",
             "client_addr": "127.0.0.1",
-            "ports": {"http": http_port, "server": free_port()?, "serf_lan": free_port()?, "serf_wan": -1, "dns": -1, "grpc": grpc_port, "grpc_tls": -1},
+            "ports": {"http": free_port()?, "server": free_port()?, "serf_lan": free_port()?, "serf_wan": -1, "dns": -1, "grpc": free_port()?, "grpc_tls": -1},
             "connect": {"enabled": true},
             // All sidecars of all tests come from one address; the default (200) is the budget of one host, not of this lab.
             "limits": {"http_max_conns_per_client": 5000},
@@ -117,6 +116,8 @@ impl Agent {
             lay_over(&mut config, &json!({"server": true, "bootstrap_expect": 1, "data_dir": folder.path().join("data")}));
         }
         lay_over(&mut config, &options.config);
+        let port = |name: &str| config["ports"][name].as_u64().and_then(|port| u16::try_from(port).ok()).context("no such port");
+        let (http_port, grpc_port) = (port("http")?, port("grpc")?);
         fs::write(folder.path().join("agent.json"), serde_json::to_vec(&config)?)?;
         // No proxy of the environment between a test and its agent. No pooled connections: each belongs to the runtime of the test that
         // opened it, and a shared agent outlives tests.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Exit,
     args::{Check, Format},
-    connect,
+    connect, nomad,
     options::{CheckOptions, Checked},
 };
 
@@ -16,10 +16,11 @@ pub(super) fn resolve(flags: Check, env: &impl Fn(&str) -> Option<String>) -> Re
         (Some(with), [conf]) => Checked::Changes { conf: conf.clone(), with },
         (Some(_), _) => return Err(Exit::wrong("-diff is about one file: aralez check -c main.yaml -diff")),
         (None, []) => {
-            let selector = connect::selector(flags.selector, env).map_err(|_| {
+            let bootstrap = nomad::bootstrap(env);
+            let selector = connect::selector(flags.selector, bootstrap.as_ref(), env).map_err(|_| {
                 Exit::wrong("nothing to check: name a FILE (a main.yaml), or say -sidecar-for SERVICE-ID for what its sidecar would meet at the agent")
             })?;
-            let (agent, default_policy) = connect::agent(flags.agent, env)?;
+            let (agent, default_policy) = connect::agent(flags.agent, bootstrap.as_ref(), env)?;
             Checked::Sidecar {
                 selector,
                 agent: Box::new(agent),

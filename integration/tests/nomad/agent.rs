@@ -1,0 +1,150 @@
+//! Consul and Nomad, one agent of each, on the host of a test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aralez_integration::components;
+use aralez_integration::consul::{Agent as Consul, Options};
+use aralez_integration::net::Address;
+use aralez_integration::process::Process;
+use aralez_integration::wait::eventually;
+use serde_json::{Value, json};
+
+use crate::lab::HOST;
+
+/// From a job to what it brings about: allocations, networks, registrations, checks that run every ten seconds.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Both agents. The control plane of Nomad is asked through its own program.
+pub struct Agent {
+    pub consul: Consul,
+    program: PathBuf,
+    folder: tempfile::TempDir,
+    _process: Process,
+}
+
+impl Agent {
+    /// Starts both and waits until jobs can be placed.
+    pub async fn start() -> Self {
+        // Where it is by default on a host, so that nobody needs to be told.
+        let config = json!({"client_addr": format!("127.0.0.1 {HOST}"), "ports": {"http": 8500, "grpc": 8502}});
+        let consul = Consul::start(Options { config, ..Options::default() }).await.unwrap();
+        let (program, folder) = (components::nomad().unwrap(), tempfile::tempdir().unwrap());
+        let config = folder.path().join("nomad.hcl");
+        fs::write(&config, configuration(&components::cni_plugins().unwrap())).unwrap();
+        let mut command = Command::new(&program);
+        command.args(["agent", "-dev", "-log-level=INFO"]).arg(format!("-config={}", config.display()));
+        // Nomad runs `consul connect envoy -bootstrap` for every sidecar.
+        let mut path = components::consul().unwrap().parent().unwrap().as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap());
+        command.env("PATH", path);
+        let process = Process::start("nomad agent", command, Duration::ZERO).unwrap();
+        let agent = Self { consul, program, folder, _process: process };
+        let ready = eventually("a client that takes jobs", PATIENCE, async || {
+            let nodes = agent.api("/v1/nodes")?;
+            ensure!(nodes[0]["Status"] == "ready" && nodes[0]["SchedulingEligibility"] == "eligible", "{nodes}");
+            Ok(())
+        });
+        ready.await.unwrap();
+        agent
+    }
+
+    /// Runs `nomad` with these arguments; what it printed.
+    pub fn nomad(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        let output = command.args(arguments).env("NOMAD_ADDR", format!("http://{HOST}:4646")).output().context("start nomad")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "nomad {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text)
+    }
+
+    /// `GET path`.
+    pub fn api(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.nomad(&["operator", "api", path])?)?)
+    }
+
+    /// Runs a job file with the program under test as its variable `aralez`, and others.
+    pub fn run(&self, job: &str, variables: &[&str]) {
+        let file = self.folder.path().join("job.nomad.hcl");
+        fs::write(&file, job).unwrap();
+        let aralez = format!("aralez={}", components::aralez().unwrap().display());
+        let variables = [aralez.as_str()].into_iter().chain(variables.iter().copied()).flat_map(|variable| ["-var", variable]);
+        let line: Vec<&str> = ["job", "run", "-detach"].into_iter().chain(variables).chain([file.to_str().unwrap()]).collect();
+        println!("{}", self.nomad(&line).unwrap());
+    }
+
+    /// The running allocations of a group, as `/v1/allocation/<id>` has them, when there are `count`.
+    pub async fn allocations(&self, job: &str, group: &str, count: usize) -> Vec<Value> {
+        let what = format!("{count} of {group} running");
+        let running = eventually(&what, PATIENCE, async || {
+            let all = self.api(&format!("/v1/job/{job}/allocations"))?;
+            let all = all.as_array().context("no list")?.iter();
+            let ours: Vec<_> = all.filter(|alloc| alloc["TaskGroup"] == group && alloc["DesiredStatus"] == "run").collect();
+            ensure!(ours.len() == count && ours.iter().all(|alloc| alloc["ClientStatus"] == "running"), "{ours:#?}");
+            ours.iter().map(|alloc| self.allocation(id(alloc))).collect()
+        });
+        running.await.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// One allocation.
+    pub fn allocation(&self, id: &str) -> Result<Value> {
+        self.api(&format!("/v1/allocation/{id}"))
+    }
+
+    /// What a task wrote to standard error.
+    pub fn log(&self, allocation: &str, task: &str) -> String {
+        self.nomad(&["alloc", "logs", "-stderr", "-task", task, allocation]).unwrap_or_else(|error| format!("{error:#}"))
+    }
+}
+
+/// The id of an allocation.
+pub fn id(allocation: &Value) -> &str {
+    allocation["ID"].as_str().unwrap()
+}
+
+/// Where a port of an allocation is on the host.
+pub fn port(allocation: &Value, label: &str) -> Address {
+    let ports = allocation["AllocatedResources"]["Shared"]["Ports"].as_array().unwrap();
+    let port = ports.iter().find(|port| port["Label"] == label).unwrap();
+    Address::Tcp(format!("{}:{}", port["HostIP"].as_str().unwrap(), port["Value"]).parse().unwrap())
+}
+
+/// A file of `nomad/`.
+pub fn shipped(name: &str) -> String {
+    fs::read_to_string(folder().join(name)).unwrap()
+}
+
+/// The folder of the jobs.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("nomad")
+}
+
+fn configuration(plugins: &Path) -> String {
+    format!(
+        r#"
+bind_addr = "{HOST}"
+client {{
+  cni_path          = "{plugins}"
+  network_interface = "host0"
+  options = {{
+    "driver.allowlist"     = "raw_exec"
+    "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
+  }}
+}}
+plugin "raw_exec" {{
+  config {{
+    enabled = true
+  }}
+}}
+consul {{
+  address      = "127.0.0.1:8500"
+  grpc_address = "127.0.0.1:8502"
+}}
+"#,
+        plugins = plugins.display()
+    )
+}

@@ -1,0 +1,162 @@
+//! `nomad/mesh.nomad.hcl`: two services, three allocations, their traffic through sidecars.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use aralez_integration::clients;
+use aralez_integration::components;
+use aralez_integration::load::Load;
+use aralez_integration::net::Address;
+use aralez_integration::wait::eventually;
+
+use crate::agent::{Agent, PATIENCE, id, port, shipped};
+use crate::lab;
+
+/// The task of a sidecar that has no name of its own.
+const SIDECAR: &str = "connect-proxy-";
+
+/// What stands in for `aralez connect` in the job's text.
+const OURS: &str = "\
+            command = var.aralez
+            args    = [\"connect\", \"-shutdown-grace-period-seconds\", \"25\"]
+";
+
+/// `GET path` at `web`'s app answers 200; the body.
+async fn ask(web: &Address, path: &str) -> Result<String> {
+    let answer = clients::get(web, path).await?;
+    ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+    Ok(answer.text())
+}
+
+/// Waits until `web` is answered by both instances of `api`.
+async fn both_answer(web: &Address) {
+    let mut seen = BTreeSet::new();
+    let all = ["api-0", "api-1"].map(str::to_owned).into();
+    let both = eventually("answers of both instances", PATIENCE, async || {
+        seen.insert(ask(web, "/5000/").await?);
+        ensure!(seen == all, "only {seen:?}");
+        Ok(())
+    });
+    both.await.unwrap();
+}
+
+/// Writes an intention and waits until it shows; how long that took.
+async fn intend(agent: &Agent, web: &Address, action: &str, status: u16) {
+    agent.consul.intention("web", "api", action).await.unwrap();
+    let written = Instant::now();
+    let seen = eventually(action, PATIENCE, async || {
+        let answer = clients::get(web, "/5000/").await?;
+        ensure!(answer.status == status, "{}", answer.status);
+        Ok(())
+    });
+    seen.await.unwrap();
+    println!("{action} shows after {:?}", written.elapsed());
+}
+
+#[test]
+fn the_shipped_job_lives_changes_and_stops_in_order() {
+    lab::inside("mesh::the_shipped_job_lives_changes_and_stops_in_order", || async {
+        let agent = Agent::start().await;
+        let job = shipped("mesh.nomad.hcl");
+        agent.run(&job, &[]);
+        let before = agent.allocations("mesh", "web", 1).await.remove(0);
+        let web = port(&before, "http");
+        both_answer(&web).await;
+        intend(&agent, &web, "deny", 403).await;
+        intend(&agent, &web, "allow", 200).await;
+        changes_in_place(&agent, &web, &job, &before["TaskStates"][&format!("{SIDECAR}web")]["StartedAt"], id(&before)).await;
+        stops_in_order(&agent, &web).await;
+    });
+}
+
+/// A second upstream reaches the running sidecar.
+async fn changes_in_place(agent: &Agent, web: &Address, job: &str, started: &serde_json::Value, allocation: &str) {
+    let before = clients::get(web, "/5001/").await.unwrap();
+    assert_eq!(before.status, 502, "nobody listens there yet");
+    agent.run(job, &["upstreams={api = 5000, db = 5001}"]);
+    let opened = eventually("the listener of the second upstream", PATIENCE, async || {
+        let answer = clients::get(web, "/5001/").await?;
+        ensure!(answer.status == 503, "{}", answer.status);
+        Ok(())
+    });
+    // There is no `db`: the sidecar itself says so.
+    opened.await.unwrap();
+    let after = agent.allocations("mesh", "web", 1).await.remove(0);
+    assert_eq!(id(&after), allocation);
+    assert_eq!(&after["TaskStates"][&format!("{SIDECAR}web")]["StartedAt"], started, "it is the same process");
+}
+
+/// Stopping an allocation under load fails no request: its service is gone before anything ends, and the sidecar drains.
+async fn stops_in_order(agent: &Agent, web: &Address) {
+    let stopped = agent.allocations("mesh", "api", 2).await.remove(0);
+    let stopped = id(&stopped);
+    let target = web.clone();
+    let load = Load::start(2, move |_: Option<()>| {
+        let target = target.clone();
+        async move { ask(&target, "/5000/").await.map(drop) }
+    });
+    load.progress(20, PATIENCE).await.unwrap();
+    // One goes to each instance: the one that stops, too.
+    let slow: Vec<_> = (0..4).map(|_| web.clone()).map(|web| tokio::spawn(async move { ask(&web, "/5000/slow").await })).collect();
+    agent.nomad(&["alloc", "stop", "-detach", stopped]).unwrap();
+    for request in slow {
+        assert!(request.await.unwrap().unwrap().starts_with("api-"));
+    }
+    let ended = eventually("the end of the allocation", PATIENCE, async || {
+        let allocation = agent.allocation(stopped)?;
+        ensure!(allocation["ClientStatus"] == "complete", "{}", allocation["ClientStatus"]);
+        Ok(allocation)
+    });
+    let ended = ended.await.unwrap();
+    let events = ended["TaskStates"][&format!("{SIDECAR}api")]["Events"].as_array().unwrap().clone();
+    let terminated = events.iter().find(|event| event["Type"] == "Terminated").context("no end").unwrap();
+    assert_eq!(terminated["ExitCode"], 0, "{events:#?}");
+    let log = agent.log(stopped, &format!("{SIDECAR}api"));
+    assert!(log.contains("SIGINT: draining"), "{log}");
+    let services = agent.consul.get("/v1/agent/services").await.unwrap();
+    assert!(!services.to_string().contains(stopped), "{services:#}");
+    let report = load.stop().await.unwrap();
+    report.flawless(20).unwrap();
+    println!("{} requests while an allocation stopped", report.ok);
+    both_answer(web).await;
+}
+
+/// The job with other arguments for the sidecars of `api` and of `web`.
+fn with(api: &str, web: &str) -> String {
+    let job = shipped("mesh.nomad.hcl");
+    assert_eq!(job.matches(OURS).count(), 2);
+    job.replacen(OURS, api, 1).replacen(OURS, web, 1)
+}
+
+/// Envoy's own arguments, as Nomad gives them to the image of a sidecar, for a program.
+fn as_envoy(command: &str) -> String {
+    let args = r#"["-c", "${NOMAD_SECRETS_DIR}/envoy_bootstrap.json", "-l", "info", "--concurrency", "1", "--disable-hot-restart"]"#;
+    // Envoy finds its socket to Consul's gRPC by a relative path.
+    format!("            command  = {command}\n            args     = {args}\n            work_dir = \"${{NOMAD_ALLOC_DIR}}/..\"\n")
+}
+
+async fn mixed(job: String) {
+    let agent = Agent::start().await;
+    agent.run(&job, &[]);
+    let web = port(&agent.allocations("mesh", "web", 1).await[0], "http");
+    both_answer(&web).await;
+    intend(&agent, &web, "deny", 403).await;
+    intend(&agent, &web, "allow", 200).await;
+}
+
+#[test]
+fn envoy_before_api_and_aralez_started_as_envoy_before_web() {
+    lab::inside("mesh::envoy_before_api_and_aralez_started_as_envoy_before_web", || async {
+        let envoy = format!("{:?}", components::envoy().unwrap());
+        mixed(with(&as_envoy(&envoy), &as_envoy("var.aralez"))).await;
+    });
+}
+
+#[test]
+fn aralez_before_api_and_envoy_before_web() {
+    lab::inside("mesh::aralez_before_api_and_envoy_before_web", || async {
+        let envoy = format!("{:?}", components::envoy().unwrap());
+        mixed(with(&as_envoy("var.aralez"), &as_envoy(&envoy))).await;
+    });
+}

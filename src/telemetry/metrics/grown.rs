@@ -20,6 +20,11 @@ impl<K, V> fmt::Debug for Grown<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Clone> Grown<K, V> {
+    /// All values.
+    pub(super) fn values(&self) -> Vec<V> {
+        self.0.load().values().cloned().collect()
+    }
+
     /// Does something with the value of a key. A new key's value is made by `make`, as long as there are fewer than `cap`
     /// keys; past that, the one of `rest`.
     ///

@@ -30,7 +30,7 @@ use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, DefaultBodyLimit, Request, State},
-    http::{StatusCode, header::WWW_AUTHENTICATE},
+    http::{HeaderMap, StatusCode, header::WWW_AUTHENTICATE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -204,8 +204,8 @@ async fn with_key_or_from_near(
     }
 }
 
-async fn metrics(State(api): State<ConfigApi>) -> Response<Body> {
-    read::encoded(&api.telemetry)
+async fn metrics(State(api): State<ConfigApi>, headers: HeaderMap) -> Response<Body> {
+    read::encoded(&headers, |format| api.telemetry.metrics.encode_as(format))
 }
 
 #[cfg(test)]

@@ -7,13 +7,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
-    response::{IntoResponse, Response},
-    routing::get,
-};
+use axum::{Router, extract::State, http::HeaderMap, response::Response, routing::get};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -142,11 +136,8 @@ async fn serve(listener: Admin, told: Told, telemetry: Arc<Telemetry>, stop: Can
     super::serve::serve(listener.listener, router, stop.cancelled_owned()).await;
 }
 
-async fn metrics(State((telemetry, scope)): State<(Arc<Telemetry>, Arc<Scope>)>) -> Response {
-    match telemetry.metrics.encode_scoped(&scope) {
-        Ok(text) => ([(CONTENT_TYPE, super::read::PROMETHEUS)], text).into_response(),
-        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
-    }
+async fn metrics(State((telemetry, scope)): State<(Arc<Telemetry>, Arc<Scope>)>, headers: HeaderMap) -> Response {
+    super::read::encoded(&headers, |format| telemetry.metrics.encode_scoped(&scope, format))
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Json,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -17,20 +20,19 @@ use crate::{
         listener::{Exposed, Inbound, Listener, Role, Upstream},
     },
     snapshot::Snapshot,
-    telemetry::Telemetry,
+    telemetry::metrics::Format,
 };
 
-/// The media type of the Prometheus text format.
-pub(super) const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-pub(super) async fn metrics(State(state): State<AdminState>) -> Response {
-    encoded(&state.telemetry)
+pub(super) async fn metrics(State(state): State<AdminState>, headers: HeaderMap) -> Response {
+    encoded(&headers, |format| state.telemetry.metrics.encode_as(format))
 }
 
-/// All metrics as Prometheus reads them.
-pub(super) fn encoded(telemetry: &Telemetry) -> Response {
-    match telemetry.metrics.encode() {
-        Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
+/// Metrics in the format that these headers ask for.
+pub(super) fn encoded(headers: &HeaderMap, encode: impl FnOnce(Format) -> prometheus::Result<String>) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::accepted(accept);
+    match encode(format) {
+        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")).into_response(),
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         reconciler::{IngressChange, IngressFeed},
         watches::Watches,
     },
-    model::ingress::Certificates,
+    model::{ingress::Certificates, metrics::Compat},
     telemetry::Telemetry,
 };
 
@@ -43,6 +43,10 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
     let process = ProcessOptions { admin: options.admin, settings: main.process.clone() };
     life::enter(&process, |standing, log| {
         let telemetry = Arc::new(Telemetry::start()?);
+        match main.compat {
+            Some(Compat::Envoy) => telemetry.metrics.export_envoy(),
+            None => {}
+        }
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());
         let known = watches.clone();

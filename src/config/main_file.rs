@@ -26,6 +26,7 @@ use super::{
 use crate::model::{
     ingress::{ClientAddress, ClientAuth, IngressListeners, ProxyProtocol, TlsGrade, TlsListener, filters::Files},
     listener::{Address, Bind},
+    metrics::Compat,
 };
 
 /// `Strict-Transport-Security` where the file asks for it without a time, and with grade `high`: two years, what browsers' preload lists want.
@@ -54,6 +55,8 @@ pub struct MainFile {
     pub acme: Option<AcmeSettings>,
     /// Whom to ask for the addresses of servers' names; empty is whom the system asks.
     pub dns_servers: Vec<SocketAddr>,
+    /// `metrics.compat`: whose series are shown beside ours.
+    pub compat: Option<Compat>,
 }
 
 /// What `healthcheck: true` means.
@@ -160,6 +163,7 @@ impl Checker<'_> {
             api,
             health,
             acme,
+            compat: raw.metrics.as_ref().and_then(|at| Some(at.value.compat.as_ref()?.value.0)),
             dns_servers: raw.dns_servers.iter().flat_map(|at| &at.value.0).map(|server| server.value.0.0).collect(),
         })
     }

@@ -146,6 +146,13 @@ impl SpiffeId {
             Workload::MeshGateway { .. } => None,
         }
     }
+
+    /// The datacenter that signed it.
+    pub fn datacenter(&self) -> &str {
+        match &self.workload {
+            Workload::Service { datacenter, .. } | Workload::MeshGateway { datacenter, .. } => datacenter,
+        }
+    }
 }
 
 impl FromStr for SpiffeId {

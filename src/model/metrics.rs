@@ -27,12 +27,22 @@ pub struct MetricsConfig {
     pub tags: Vec<(Arc<str>, Arc<str>)>,
     /// Where metrics are sent.
     pub pushes: Vec<Push>,
+    /// `aralez_metrics_compat`: whose series are shown beside ours.
+    pub compat: Option<Compat>,
+}
+
+/// Another proxy whose names dashboards know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compat {
+    /// Envoy under Consul.
+    Envoy,
 }
 
 impl MetricsConfig {
     /// Metrics that go nowhere.
     pub fn nowhere(service: ServiceName, datacenter: &str) -> Self {
-        Self { service, datacenter: datacenter.into(), prometheus: None, stats: None, tags: Vec::new(), pushes: Vec::new() }
+        Self { service, datacenter: datacenter.into(), prometheus: None, stats: None, tags: Vec::new(), pushes: Vec::new(), compat: None }
     }
 }
 

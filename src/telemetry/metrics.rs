@@ -3,28 +3,34 @@
 //! A registry of our own, so that several instances (tests, an embedding program) never share a counter. What belongs to one
 //! listener is counted by its [`ListenerMetrics`] and disappears with the listener.
 
+mod envoy;
 mod grown;
 mod listener;
+mod openmetrics;
 mod pulled;
 mod reloads;
 mod scope;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
 use parking_lot::Mutex;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{Collector, MetricVec, MetricVecBuilder},
-    proto::LabelPair,
+    proto::{LabelPair, MetricFamily},
 };
 
-use self::pulled::Pulled;
+use self::{openmetrics::Exemplars, pulled::Pulled};
 pub use self::{
     listener::{Hits, ListenerMetrics, RequestInFlight, Totals},
+    openmetrics::Format,
     reloads::{Reload, ReloadOf, Reloaded, Reloads},
     scope::Scope,
 };
@@ -40,6 +46,8 @@ const LISTENER: &str = "listener";
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Whether Envoy's series are shown beside ours.
+    envoy: AtomicBool,
     families: Arc<Families>,
     leaf_expiry: Pulled,
     consul_last_success: Pulled,
@@ -81,6 +89,7 @@ impl Metrics {
                 &registry,
                 IntCounter::new("aralez_access_log_dropped_total", "Access log lines dropped: the sink was too slow or failed")?,
             )?,
+            envoy: AtomicBool::new(false),
             registry,
         };
         Ok(metrics)
@@ -138,12 +147,38 @@ impl Metrics {
         self.reloads.version(version);
     }
 
+    /// Shows Envoy's series beside ours wherever all metrics are shown (`metrics.compat: envoy`).
+    pub fn export_envoy(&self) {
+        self.envoy.store(true, Ordering::Relaxed);
+    }
+
+    /// Every family, with Envoy's if they are wanted.
+    fn gather(&self) -> Vec<MetricFamily> {
+        let mut all = self.registry.gather();
+        if self.envoy.load(Ordering::Relaxed) {
+            all.extend(envoy::families(&all));
+        }
+        all
+    }
+
     /// All metrics in the Prometheus text format, version 0.0.4.
     ///
     /// # Errors
     /// [`prometheus::Error`] when a family cannot be written as text.
     pub fn encode(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        self.encode_as(Format::Text)
+    }
+
+    /// All metrics as text.
+    ///
+    /// # Errors
+    /// [`prometheus::Error`] when a family cannot be written as text.
+    pub fn encode_as(&self, format: Format) -> prometheus::Result<String> {
+        self.written(&self.gather(), format)
+    }
+
+    fn written(&self, families: &[MetricFamily], format: Format) -> prometheus::Result<String> {
+        format.write(families, &self.families.exemplars())
     }
 }
 
@@ -161,6 +196,8 @@ fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C)
 struct Families {
     /// The listeners that are alive, to hand out one for each key and to know whose series may go.
     live: Mutex<HashMap<ListenerKey, Weak<ListenerMetrics>>>,
+    /// What each listener is: Envoy's series and queries that join take it from here.
+    info: IntGaugeVec,
     requests: IntCounterVec,
     request_duration: HistogramVec,
     tcp_connections: IntCounterVec,
@@ -183,10 +220,14 @@ impl Families {
             |name: &str, help: &str, own: &[&'static str]| registered(registry, IntCounterVec::new(Opts::new(name, help), &labels(own))?);
         let gauge =
             |name: &str, help: &str, own: &[&'static str]| registered(registry, IntGaugeVec::new(Opts::new(name, help), &labels(own))?);
-        let duration =
-            HistogramOpts::new("aralez_request_duration_seconds", "From the request's start to its end").buckets(DURATION_BUCKETS.to_vec());
+        let duration = HistogramOpts::new(openmetrics::DURATION, "From the request's start to its end").buckets(DURATION_BUCKETS.to_vec());
         Ok(Self {
             live: Mutex::default(),
+            info: gauge(
+                envoy::LISTENER_INFO,
+                "Always 1; destination is what an outbound listener was made for",
+                &["protocol", "service", "destination", "datacenter"],
+            )?,
             requests: counter(
                 "aralez_requests_total",
                 "Finished HTTP requests; code_class none: no status was sent",
@@ -215,6 +256,12 @@ impl Families {
         })
     }
 
+    /// The last request with a trace of each peer's duration series.
+    fn exemplars(&self) -> Exemplars {
+        let live: Vec<Arc<ListenerMetrics>> = self.live.lock().values().filter_map(Weak::upgrade).collect();
+        live.iter().flat_map(|listener| listener.exemplars()).collect()
+    }
+
     /// Removes the series of a listener, unless a newer one counts under the same key by now.
     fn forget(&self, key: &ListenerKey, gone: *const ListenerMetrics) {
         let mut live = self.live.lock();
@@ -233,7 +280,7 @@ impl Families {
                 &self.grpc_requests,
             ];
             counters.into_iter().for_each(|family| remove_series(family, &key));
-            [&self.active, &self.active_requests, &self.endpoints].into_iter().for_each(|family| remove_series(family, &key));
+            [&self.info, &self.active, &self.active_requests, &self.endpoints].into_iter().for_each(|family| remove_series(family, &key));
             remove_series(&self.request_duration, &key);
         }
     }

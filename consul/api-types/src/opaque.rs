@@ -66,6 +66,8 @@ pub struct ProxyConfig {
     pub envoy_stats_flush_interval: Option<Duration>,
     /// A setting of Aralez's own, which Consul passes on: the first part of the names in StatsD and DogStatsD lines.
     pub aralez_statsd_prefix: Option<String>,
+    /// A setting of Aralez's own: another proxy whose metric names are shown beside ours (`envoy`).
+    pub aralez_metrics_compat: Option<String>,
     /// The keys present that Consul knows and that mean something to Envoy or the built-in proxy only, as written.
     pub foreign: Vec<String>,
     /// The keys present that Consul does not know, as written.
@@ -110,6 +112,7 @@ impl ProxyConfig {
             envoy_stats_tags: reader.take("envoy_stats_tags", texts).unwrap_or_default(),
             envoy_stats_flush_interval: reader.take("envoy_stats_flush_interval", duration),
             aralez_statsd_prefix: reader.take("aralez_statsd_prefix", text),
+            aralez_metrics_compat: reader.take("aralez_metrics_compat", text),
             foreign: reader.take_names(&FOREIGN_PROXY_KEYS),
             unknown: reader.rest(),
         };

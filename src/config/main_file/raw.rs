@@ -7,7 +7,7 @@ use crate::{
         read::{DnsServer, Network, Url},
         shape::{At, Of, Several, Switch, Time, Within, Word, Words, section},
     },
-    model::{ingress::TlsGrade, listener::Bind},
+    model::{ingress::TlsGrade, listener::Bind, metrics::Compat},
     telemetry::log::Level,
 };
 
@@ -34,6 +34,8 @@ section! {
         log_format: Word<LogFormat>,
         /// Whether requests are logged, and where: off, stdout (also all, true), stderr, a file, or a map. Default off.
         access_log: Switch<RawAccessLog>,
+        /// What is shown of metrics beside ours. Default: nothing.
+        metrics: Metrics,
         /// The Unix socket on which a new process asks for the listeners of this one. Default: none.
         upgrade_sock: String,
         /// How long open connections may go on after SIGTERM or a hand-over. Default 30s.
@@ -107,6 +109,14 @@ section! {
 }
 
 section! {
+    /// What is shown of metrics beside ours.
+    struct Metrics {
+        /// Another proxy's names, for dashboards that know them: envoy. Default: none.
+        compat: Word<Compat>,
+    }
+}
+
+section! {
     /// Certificates that clients show.
     struct ClientCertificates {
         /// Whom to trust, a PEM file.
@@ -142,6 +152,11 @@ pub(super) enum LogFormat {
 impl Words for LogFormat {
     const WHAT: &'static str = "log format";
     const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Words for Compat {
+    const WHAT: &'static str = "name of metrics";
+    const WORDS: &'static [(&'static str, Self)] = &[("envoy", Self::Envoy)];
 }
 
 impl Words for TlsGrade {

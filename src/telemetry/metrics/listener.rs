@@ -5,11 +5,17 @@ mod totals;
 
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use self::hits::Tallies;
 pub use self::{hits::Hits, totals::Totals};
-use super::{Families, grown::Grown};
+use super::{
+    Families,
+    grown::Grown,
+    openmetrics::{Exemplar, trace_id},
+    remove_series,
+};
 use crate::{
     model::{
         identity::{ServiceName, SpiffeId},
@@ -47,6 +53,7 @@ pub struct ListenerMetrics {
     closed: IntCounter,
     active: IntGauge,
     active_requests: IntGauge,
+    protocol: Protocol,
     /// By the path `/service/method`; only where gRPC is spoken.
     grpc_methods: Option<Grown<String, IntCounter>>,
     received: IntCounter,
@@ -92,7 +99,18 @@ impl Side {
 impl ListenerMetrics {
     pub(super) fn new(families: Arc<Families>, listener: &Listener) -> Self {
         let labels = [listener.key.to_string(), listener.role.direction().to_owned()];
+        let side = Side::of(&listener.role);
+        let destination = match &side {
+            Side::Inbound => String::new(),
+            Side::Outbound(destination) => destination.to_string(),
+        };
+        let datacenter = listener.identity.as_ref().map_or("", |identity| identity.leaf.id.datacenter());
+        let info = [listener.protocol.as_str(), &listener.service.to_string(), &destination, datacenter];
+        // The listener may have been something else until now.
+        remove_series(&families.info, &listener.key.to_string());
+        families.info.with_label_values(&with(&labels, info)).set(1);
         Self {
+            protocol: listener.protocol,
             opened: families.opened.with_label_values(&labels),
             closed: families.closed.with_label_values(&labels),
             active: families.active.with_label_values(&labels),
@@ -110,7 +128,7 @@ impl ListenerMetrics {
             other_peers: OnceLock::new(),
             key: listener.key.clone(),
             service: listener.service.clone(),
-            side: Side::of(&listener.role),
+            side,
             labels,
             families,
         }
@@ -118,8 +136,7 @@ impl ListenerMetrics {
 
     /// Whether the labels of these series are those of a listener.
     pub(super) fn speaks_of(&self, listener: &Listener) -> bool {
-        let grpc = listener.protocol == Protocol::Grpc;
-        self.service == listener.service && self.side == Side::of(&listener.role) && self.grpc_methods.is_some() == grpc
+        self.service == listener.service && self.side == Side::of(&listener.role) && self.protocol == listener.protocol
     }
 
     /// A connection was accepted.
@@ -190,6 +207,14 @@ impl ListenerMetrics {
         self.peers.with(name, MAX_PEERS, make, rest, |peer| peer.record(self, record));
     }
 
+    /// The last request with a trace of each peer, by the values of the labels `listener`, `direction`, `source` and `destination`.
+    pub(super) fn exemplars(&self) -> Vec<([String; 4], Exemplar)> {
+        let unnamed = [&self.unnamed_peer, &self.other_peers].into_iter().filter_map(OnceLock::get).cloned();
+        let known = self.peers.known();
+        let peers = known.values().cloned().chain(unnamed);
+        peers.filter_map(|peer| Some((peer.labels.clone(), peer.traced.lock().clone()?))).collect()
+    }
+
     /// Counts a call of a gRPC method; what is no `/service/method` is none.
     fn grpc_call(&self, methods: &Grown<String, IntCounter>, path: &str) {
         let path = path.split('?').next().unwrap_or(path);
@@ -228,6 +253,8 @@ struct Peer {
     /// Values of the labels `listener`, `direction`, `source` and `destination`.
     labels: [String; 4],
     duration: OnceLock<Histogram>,
+    /// The last request that carried a trace.
+    traced: Mutex<Option<Exemplar>>,
     requests: Grown<Outcome, IntCounter>,
     tcp_connections: Grown<Flag, IntCounter>,
 }
@@ -271,7 +298,11 @@ impl Peer {
             return self.tcp_connections.with(&record.flag, usize::MAX, make, make, IntCounter::inc);
         };
         let duration = self.duration.get_or_init(|| families.request_duration.with_label_values(&self.labels));
-        duration.observe(record.duration.as_secs_f64());
+        let seconds = record.duration.as_secs_f64();
+        duration.observe(seconds);
+        if let Some(trace) = http.request.get("traceparent").and_then(|value| trace_id(value.as_bytes())) {
+            *self.traced.lock() = Some(Exemplar { trace: trace.to_owned(), seconds, at: record.start + record.duration });
+        }
         let outcome = Outcome::of(http, record.flag);
         let make = || {
             let own = [outcome.code_class, &outcome.grpc_status(), outcome.flag.as_str()];

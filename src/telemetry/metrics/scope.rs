@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{
-    TextEncoder,
-    proto::{LabelPair, Metric, MetricFamily},
-};
+use prometheus::proto::{LabelPair, Metric, MetricFamily};
 
-use super::{LISTENER, Metrics};
-use crate::model::metrics::MetricsConfig;
+use super::{LISTENER, Metrics, envoy, openmetrics::Format};
+use crate::model::metrics::{Compat, MetricsConfig};
 
 /// The label by which a family names a sidecar as a whole.
-const SIDECAR: &str = "sidecar";
+pub(super) const SIDECAR: &str = "sidecar";
 
 /// Which sidecars' metrics are shown, and the labels that each adds.
 ///
@@ -23,7 +20,11 @@ pub struct Scope {
 
 /// The labels that a sidecar adds to its metrics, by the names that Envoy under Consul has for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Labels(Vec<(String, String)>);
+struct Labels {
+    added: Vec<(String, String)>,
+    /// Whether it shows Envoy's series beside ours.
+    envoy: bool,
+}
 
 impl Labels {
     fn of(config: &MetricsConfig) -> Self {
@@ -38,7 +39,7 @@ impl Labels {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         labels.extend(config.tags.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        Self(labels)
+        Self { added: labels, envoy: config.compat == Some(Compat::Envoy) }
     }
 }
 
@@ -50,8 +51,14 @@ impl Scope {
 
     /// The same sidecars, without the labels that each adds: for receivers that know no tags.
     pub fn untagged(mut self) -> Self {
-        self.sidecars.values_mut().for_each(|labels| labels.0.clear());
+        self.sidecars.values_mut().for_each(|labels| labels.added.clear());
         self
+    }
+
+    /// The sidecars of this scope that show Envoy's series.
+    fn with_envoy(&self) -> Self {
+        let sidecars = self.sidecars.iter().filter(|(_, labels)| labels.envoy);
+        Self { sidecars: sidecars.map(|(sidecar, labels)| (sidecar.clone(), labels.clone())).collect() }
     }
 
     /// What a metric's own labels say of its place: the labels to add, or `None` if it belongs to a sidecar outside.
@@ -67,7 +74,7 @@ impl Scope {
             (None, 1) => self.sidecars.values().next()?,
             (None, _) => return Some(&[]),
         };
-        Some(&labels.0)
+        Some(&labels.added)
     }
 }
 
@@ -88,28 +95,19 @@ fn pair(name: &str, value: &str) -> LabelPair {
 impl Metrics {
     /// The metrics of a scope, each with the scope's labels after its own. Their names have dots, as Envoy's have inside.
     pub fn scoped(&self, scope: &Scope) -> Vec<MetricFamily> {
-        let mut families = self.registry.gather();
-        for family in &mut families {
-            let metrics = family.take_metric().into_iter().filter_map(|mut metric| {
-                let added = scope.labels(&metric)?.iter().cloned().chain(destination(&metric));
-                let added: Vec<LabelPair> = added.map(|(name, value)| pair(&name, &value)).collect();
-                let mut labels = metric.take_label();
-                labels.extend(added);
-                metric.set_label(labels);
-                Some(metric)
-            });
-            family.set_metric(metrics.collect());
-        }
-        families.retain(|family| !family.get_metric().is_empty());
-        families
+        within(scope, self.registry.gather())
     }
 
-    /// The metrics of a scope in the Prometheus text format, version 0.0.4. What may not stand in a label's name is a `_` there.
+    /// The metrics of a scope as text, with Envoy's series for the sidecars that want them. What may not stand in a label's name is a `_` there.
     ///
     /// # Errors
     /// [`prometheus::Error`] when a family cannot be written as text.
-    pub fn encode_scoped(&self, scope: &Scope) -> prometheus::Result<String> {
-        let mut families = self.scoped(scope);
+    pub fn encode_scoped(&self, scope: &Scope, format: Format) -> prometheus::Result<String> {
+        let all = self.registry.gather();
+        let theirs = scope.with_envoy();
+        let envoy = if theirs.sidecars.is_empty() { Vec::new() } else { within(&theirs, envoy::families(&all)) };
+        let mut families = within(scope, all);
+        families.extend(envoy);
         for label in families.iter_mut().flat_map(|family| family.mut_metric()).flat_map(Metric::mut_label) {
             let mut name: String = label.name().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
             if name.starts_with(|first: char| first.is_ascii_digit()) {
@@ -117,8 +115,25 @@ impl Metrics {
             }
             label.set_name(name);
         }
-        TextEncoder::new().encode_to_string(&families)
+        self.written(&families, format)
     }
+}
+
+/// What of these belongs to a scope, with its labels.
+fn within(scope: &Scope, mut families: Vec<MetricFamily>) -> Vec<MetricFamily> {
+    for family in &mut families {
+        let metrics = family.take_metric().into_iter().filter_map(|mut metric| {
+            let added = scope.labels(&metric)?.iter().cloned().chain(destination(&metric));
+            let added: Vec<LabelPair> = added.map(|(name, value)| pair(&name, &value)).collect();
+            let mut labels = metric.take_label();
+            labels.extend(added);
+            metric.set_label(labels);
+            Some(metric)
+        });
+        family.set_metric(metrics.collect());
+    }
+    families.retain(|family| !family.get_metric().is_empty());
+    families
 }
 
 #[cfg(test)]
@@ -146,7 +161,7 @@ mod tests {
         }
         let mut scope = Scope::default();
         scope.add("web-sidecar-proxy", &config("web", &[("foo-bar", "b\"az")]));
-        let text = metrics.encode_scoped(&scope).unwrap();
+        let text = metrics.encode_scoped(&scope, Format::Text).unwrap();
         assert!(!text.contains("api-sidecar-proxy"), "{text}");
         let line =
             |parts: &[&str]| text.lines().find(|l| parts.iter().all(|p| l.contains(p))).unwrap_or_else(|| panic!("{parts:?}\n{text}"));
@@ -165,7 +180,7 @@ mod tests {
         assert!(line(&["aralez_build_info{"]).contains(r#"local_cluster="web""#));
         // With a second sidecar the process belongs to neither.
         scope.add("api-sidecar-proxy", &config("api", &[]));
-        let both = metrics.encode_scoped(&scope).unwrap();
+        let both = metrics.encode_scoped(&scope, Format::Text).unwrap();
         assert!(both.contains(r#"local_cluster="api""#) && both.contains(r#"local_cluster="web""#), "{both}");
         assert!(both.lines().find(|l| l.starts_with("aralez_build_info{")).is_some_and(|l| !l.contains("local_cluster")), "{both}");
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::model::{
     access_log::{AccessLog, JsonFormat, LineFormat, Sink, TextFormat},
     identity::ServiceName,
-    metrics::{Dialect, FLUSH_INTERVAL, MetricsConfig, PREFIX, Push, PushTarget},
+    metrics::{Compat, Dialect, FLUSH_INTERVAL, MetricsConfig, PREFIX, Push, PushTarget},
     registration::{Ignored, Unusable},
 };
 
@@ -94,7 +94,15 @@ pub fn metrics(config: &ProxyConfig, service: &ServiceName, datacenter: &str, pr
         }
     });
     let tags = tags.collect();
-    MetricsConfig { service: service.clone(), datacenter: datacenter.into(), prometheus, stats, tags, pushes }
+    let compat = match config.aralez_metrics_compat.as_deref() {
+        None => None,
+        Some("envoy") => Some(Compat::Envoy),
+        Some(other) => {
+            refuse("aralez_metrics_compat", format!("{other:?} is not known"), "the only names there are beside ours are envoy");
+            None
+        }
+    };
+    MetricsConfig { service: service.clone(), datacenter: datacenter.into(), prometheus, stats, tags, pushes, compat }
 }
 
 const ENVOYS: &str = "it is written in Envoy's own language or for Consul's built-in proxy";

@@ -38,25 +38,22 @@ pub async fn follow(service: &MeshService, sources: &Sources, now: &Observed<Kno
 }
 
 impl Sources {
-    fn caller(&self) -> Result<Caller, String> {
-        let agents = self.agents.as_ref().map_err(Clone::clone)?;
-        Caller::new(agents, self.watches.clone()).ok_or_else(|| "no agent is named".to_owned())
+    /// The caller in the mesh, unless the agents cannot be asked at all; why not is then noted.
+    fn caller(&self) -> Option<Caller> {
+        match &self.agents {
+            Ok(agents) => Caller::new(agents, self.watches.clone()),
+            Err(why) => {
+                self.notes.note("consul", "mesh".to_owned()).set(why.clone(), "correct the section `consul`");
+                None
+            }
+        }
     }
 
     fn credentials(&self, service: &ServiceName) -> Arc<Running<bool>> {
         self.mesh.credentials.get_or(service, || {
-            let note = self.notes.note("consul", format!("credentials of {service}"));
             let (caller, feed, service) = (self.caller(), self.feed.clone(), service.clone());
             Running::start(false, |now| async move {
-                let caller = match caller {
-                    Ok(caller) => caller,
-                    Err(why) => {
-                        now.set(true);
-                        note.set(why, "correct the section `consul`");
-                        // What is noted stands as long as this does.
-                        return std::future::pending().await;
-                    }
-                };
+                let Some(caller) = caller else { return now.set(true) };
                 let tell = |credentials: Credentials| {
                     let complete = credentials.leaf.is_some() && credentials.roots.is_some();
                     feed.send(IngressChange::Credentials(credentials));
@@ -71,7 +68,7 @@ impl Sources {
         self.mesh.services.get_or(service, || {
             let (caller, service) = (self.caller(), service.clone());
             Running::start(Arc::default(), |now| async move {
-                let Ok(caller) = caller else { return };
+                let Some(caller) = caller else { return };
                 caller.service(&service, move |inputs| now.set(Arc::new(inputs))).await;
             })
         })

@@ -19,17 +19,16 @@ use tempfile::TempDir;
 use crate::scene::{PATIENCE, unique};
 
 /// A running reverse proxy.
-pub struct Edge {
+struct Edge {
     process: Process,
-    /// Its listener.
-    pub http: Address,
+    http: Address,
     admin: Address,
     _folder: TempDir,
 }
 
 impl Edge {
     /// With these agents and this token; `paths` are lines of a map.
-    pub async fn start(agents: &[String], token: Option<&str>, paths: &[String]) -> Edge {
+    async fn start(agents: &[String], token: Option<&str>, paths: &[String]) -> Edge {
         let (folder, http, admin) = (tempfile::tempdir().unwrap(), free_port().unwrap(), free_port().unwrap());
         let token = token.map_or_else(String::new, |token| format!(", token: {token}"));
         let routes = format!(
@@ -53,12 +52,12 @@ impl Edge {
         edge
     }
 
-    pub async fn get(&self, path: &str) -> Response {
+    async fn get(&self, path: &str) -> Response {
         clients::get(&self.http, path).await.unwrap()
     }
 
     /// Waits until twenty requests are answered by exactly these apps.
-    pub async fn answered_by(&self, path: &str, wanted: &[&str]) {
+    async fn answered_by(&self, path: &str, wanted: &[&str]) {
         eventually(&format!("answers of {wanted:?}"), PATIENCE, async || {
             let mut names = Vec::new();
             for _ in 0..20 {

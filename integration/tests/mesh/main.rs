@@ -19,7 +19,6 @@ mod expose;
 mod fleet;
 mod h2spec;
 mod header_edits;
-mod ingress_connect;
 mod ingress_consul;
 mod intentions;
 mod interop;

@@ -193,21 +193,15 @@ impl PoolRules {
         }
     }
 
-    /// Whether connections begin with a PROXY header.
-    pub(super) fn announces(&self) -> bool {
-        self.proxy_header.is_some()
-    }
-
-    /// A pool of such servers. Sidecars are not probed: Consul knows their checks.
+    /// A pool of such servers.
     pub(super) fn pool(&self, id: String, source: PoolSource) -> Pool {
-        let health = self.health.clone().filter(|_| !matches!(source, PoolSource::Mesh(_)));
         Pool {
             id: TargetId(id.into()),
             source,
             balance: self.balance.clone(),
             limits: self.limits,
             passive: self.passive,
-            health,
+            health: self.health.clone(),
             tls: self.tls.clone(),
             connect_timeout: self.connect_timeout,
             proxy_header: self.proxy_header,

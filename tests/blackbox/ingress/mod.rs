@@ -13,7 +13,6 @@ mod filters;
 mod health;
 mod identity;
 mod limits;
-mod mesh;
 mod ocsp;
 mod reload;
 mod routing;

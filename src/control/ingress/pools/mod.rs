@@ -11,7 +11,6 @@
 
 mod detect;
 mod dial;
-mod mesh;
 mod names;
 mod notes;
 mod observed;
@@ -32,7 +31,6 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    mesh::Mesh,
     names::Addresses,
     notes::Notes,
     observed::{Running, Shared},
@@ -55,7 +53,6 @@ use crate::{
         },
         listener::Address,
     },
-    snapshot::PoolServices,
 };
 
 /// How long a new routing waits for first answers of servers that were not known before. Whoever has not answered by then counts as healthy, as the
@@ -130,9 +127,8 @@ impl Pools {
         }
     }
 
-    /// The endpoints of all pools of a routing, and what is known of those in the mesh, as far as that can be known within a short while. Nothing
-    /// of the routing in force changes.
-    pub async fn prepare(&self, routing: &Routing) -> (PoolEndpoints, PoolServices) {
+    /// The endpoints of all pools of a routing, as far as they can be known within a short while. Nothing of the routing in force changes.
+    pub async fn prepare(&self, routing: &Routing) -> PoolEndpoints {
         let pools: BTreeMap<TargetId, Arc<Followed>> = routing.pools.iter().map(|pool| (pool.id.clone(), self.followed(pool))).collect();
         self.prepared.lock().clone_from(&pools);
         let (changed, end) = (Arc::new(Notify::new()), Instant::now() + PATIENCE);
@@ -142,13 +138,7 @@ impl Pools {
                 break;
             }
         }
-        let (mut endpoints, mut services) = (PoolEndpoints::new(), PoolServices::new());
-        for (id, followed) in pools {
-            let known = followed.running.now.get();
-            services.extend(known.service.map(|service| (id.clone(), service)));
-            endpoints.insert(id, known.endpoints);
-        }
-        (endpoints, services)
+        pools.into_iter().map(|(id, followed)| (id, followed.running.now.get().endpoints)).collect()
     }
 
     /// From now on looks after the pools of this routing, and of no other. To be called once the routing was handed over.
@@ -165,11 +155,7 @@ impl Pools {
                 loop {
                     changed.notified().await;
                     let feed = feed.lock();
-                    let (pool, Known { endpoints, service, .. }) = (id.clone(), running.now.get());
-                    feed.send(match service {
-                        None => IngressChange::Endpoints { pool, endpoints },
-                        Some(known) => IngressChange::Service { pool, known },
-                    });
+                    feed.send(IngressChange::Endpoints { pool: id.clone(), endpoints: running.now.get().endpoints });
                 }
             }))
         };
@@ -195,12 +181,10 @@ pub struct Sources {
     agents: Result<Agents, String>,
     resolver: Arc<Result<TokioResolver, String>>,
     notes: Arc<Notes>,
-    feed: IngressFeed,
     watches: Arc<Watches>,
     shared: Arc<InUse>,
-    /// Not shared with other agents, as what follows.
+    /// Not shared with other agents.
     services: Shared<ConsulService, Running<Instances>>,
-    mesh: Mesh,
 }
 
 /// What does not depend on the agents.
@@ -222,11 +206,9 @@ impl Sources {
             settings,
             resolver: Arc::new(resolver),
             notes: Notes::new(feed.clone()),
-            feed: feed.clone(),
             watches,
             shared: Arc::default(),
             services: Shared::default(),
-            mesh: Mesh::default(),
         }
     }
 
@@ -236,11 +218,9 @@ impl Sources {
             settings: Settings { consul, ..self.settings.clone() },
             resolver: self.resolver.clone(),
             notes: self.notes.clone(),
-            feed: self.feed.clone(),
             watches: self.watches.clone(),
             shared: self.shared.clone(),
             services: Shared::default(),
-            mesh: Mesh::default(),
         }
     }
 

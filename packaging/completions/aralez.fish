@@ -27,20 +27,45 @@ end
 complete -c aralez -n "__fish_aralez_needs_command" -s v -l version -d 'Print the version'
 complete -c aralez -n "__fish_aralez_needs_command" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "serve" -d 'Be a reverse proxy as a main.yaml says'
-complete -c aralez -n "__fish_aralez_needs_command" -f -a "check" -d 'Check main.yaml files with all that they name: every problem at once'
+complete -c aralez -n "__fish_aralez_needs_command" -f -a "check" -d 'Check main.yaml files with all that they name, or what a sidecar would meet at the live agent: every problem at once'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "schema" -d 'Print the JSON Schema of a configuration file'
-complete -c aralez -n "__fish_aralez_needs_command" -f -a "connect" -d 'Be the Connect sidecar of a service that is registered with the local Consul agent'
+complete -c aralez -n "__fish_aralez_needs_command" -f -a "connect" -d 'Be the Connect sidecar of a service that is registered with the local Consul agent; in a Nomad task it finds out by itself whose'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "dev" -d 'Run a whole mesh in this process: a catalog and a CA of its own, sidecars and demo services; no Consul needed'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "explain" -d 'Say what would become of a request, and why: at an upstream of a sidecar, or by the intentions of a service'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "completions" -d 'Print the completions of the command line for a shell'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "man" -d 'Print the manual as man(7) source: aralez man | man -l -'
+complete -c aralez -n "__fish_aralez_needs_command" -f -a "status" -d 'Say whether a running one is ready, what it lacks, and where it listens: exit code 0 if it is, else 1'
+complete -c aralez -n "__fish_aralez_needs_command" -f -a "wait" -d 'Wait until a running one, or one that is about to start, is ready: exit code 0 once it is, 1 if it is not in time'
+complete -c aralez -n "__fish_aralez_needs_command" -f -a "drain" -d 'Let a running one take no new work, finish what it has, and end; a second time, end at once'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "version" -d 'Print the version'
-complete -c aralez -n "__fish_aralez_using_subcommand serve" -s c -l conf -d 'The main configuration file' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand serve" -s c -l conf -d 'The main configuration file; or an Envoy bootstrap: be the Connect sidecar that it names, with Envoy\'s flags' -r -F
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand serve" -s l -l log-level -r
+complete -c aralez -n "__fish_aralez_using_subcommand serve" -l concurrency -r
+complete -c aralez -n "__fish_aralez_using_subcommand serve" -l log-path -r -F
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -s t -l test -d 'Only check the files, as aralez check does'
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -s u -l upgrade -d 'Take the listeners over from the running process, by the socket that upgrade_sock names'
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -s d -l daemon -d 'Run in the background'
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -s h -l help -d 'Print help'
+complete -c aralez -n "__fish_aralez_using_subcommand check" -s c -l conf -d 'A main.yaml, as aralez -c takes it' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l diff -d 'Say what a reload of the one file would change: of the process that serves it, by its configuration API; or of another main.yaml' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l format -d 'How to print what is found' -r -f -a "text\t''
+json\t''"
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l timeout-seconds -d 'How long to wait for the agent in all' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l sidecar-for -d 'Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l proxy-id -d 'Be the proxy with this id; wins over -sidecar-for [env: CONNECT_PROXY_ID]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l http-addr -d 'The agent: host:port, http://…, https://… or unix://PATH [default: 127.0.0.1:8500] [env: CONSUL_HTTP_ADDR]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l token -d 'ACL token; better in the variable or a file, where other users cannot see it [env: CONSUL_HTTP_TOKEN]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l token-file -d 'File with the ACL token; wins over -token [env: CONSUL_HTTP_TOKEN_FILE]' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l ca-file -d 'CA of the agent\'s certificate, PEM [env: CONSUL_CACERT]' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l ca-path -d 'Folder of such CAs [env: CONSUL_CAPATH]' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l client-cert -d 'Client certificate to show the agent, PEM [env: CONSUL_CLIENT_CERT]' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l client-key -d 'Key of the client certificate, PEM [env: CONSUL_CLIENT_KEY]' -r -F
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l tls-server-name -d 'Name to expect in the agent\'s certificate [env: CONSUL_TLS_SERVER_NAME]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l namespace -d 'Namespace of the service, Consul Enterprise [env: CONSUL_NAMESPACE]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l partition -d 'Admin partition of the service, Consul Enterprise [env: CONSUL_PARTITION]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l default-intention-policy -d 'What callers may do that no intention names, for agents that cannot tell; unset, they are then denied' -r -f -a "allow\t''
+deny\t''"
 complete -c aralez -n "__fish_aralez_using_subcommand check" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand schema" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l sidecar-for -d 'Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]' -r
@@ -109,4 +134,13 @@ complete -c aralez -n "__fish_aralez_using_subcommand explain" -l json -d 'Print
 complete -c aralez -n "__fish_aralez_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand man" -s h -l help -d 'Print help'
+complete -c aralez -n "__fish_aralez_using_subcommand status" -l admin -d 'The admin API of the running one: IP:port or localhost:port' -r
+complete -c aralez -n "__fish_aralez_using_subcommand status" -l format -d 'How to print it' -r -f -a "table\t''
+json\t''"
+complete -c aralez -n "__fish_aralez_using_subcommand status" -s h -l help -d 'Print help'
+complete -c aralez -n "__fish_aralez_using_subcommand wait" -l admin -d 'The admin API of the one to wait for: IP:port or localhost:port' -r
+complete -c aralez -n "__fish_aralez_using_subcommand wait" -l timeout-seconds -d 'How long to wait' -r
+complete -c aralez -n "__fish_aralez_using_subcommand wait" -s h -l help -d 'Print help'
+complete -c aralez -n "__fish_aralez_using_subcommand drain" -l admin -d 'The admin API of the running one: IP:port or localhost:port' -r
+complete -c aralez -n "__fish_aralez_using_subcommand drain" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand version" -s h -l help -d 'Print help'

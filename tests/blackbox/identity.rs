@@ -15,16 +15,6 @@ use crate::support::raw;
 use crate::support::sidecar::Launch;
 use crate::support::tls::{Client, SilentServer};
 
-async fn serves(mesh: &Mesh, serial: u32, limit: Duration) {
-    let what = format!("leaf {serial} in a handshake");
-    let served = eventually(&what, limit, async || {
-        let shown = Client::default().server_serial(&mesh.public).await?;
-        anyhow::ensure!(shown == serial, "{shown} is shown");
-        Ok(())
-    });
-    served.await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_rotations_of_both_leaves_lose_nothing() {
     let mesh = Mesh::start("http").await;
@@ -32,7 +22,7 @@ async fn twenty_rotations_of_both_leaves_lose_nothing() {
     for _ in 0..20 {
         mesh.agent.reissue_leaf("web");
         let newest = mesh.agent.reissue_leaf("api");
-        serves(&mesh, newest.serial, EFFECT).await;
+        mesh.leaf_shown(newest.serial, EFFECT).await;
         load.progress(20, RECOVERY).await.unwrap();
     }
     let report = assert_flawless(load, 400).await;
@@ -43,7 +33,7 @@ async fn twenty_rotations_of_both_leaves_lose_nothing() {
 async fn keeps_its_leaf_instead_of(bad: impl FnOnce(&FakeAgent) -> Leaf) {
     let mesh = Mesh::start("http").await;
     let good = mesh.agent.reissue_leaf("api");
-    serves(&mesh, good.serial, EFFECT).await;
+    mesh.leaf_shown(good.serial, EFFECT).await;
     let load = mesh.load(1);
     let asked = mesh.agent.calls().len();
     mesh.agent.set_leaf("api", bad(&mesh.agent));
@@ -53,15 +43,9 @@ async fn keeps_its_leaf_instead_of(bad: impl FnOnce(&FakeAgent) -> Leaf) {
     })
     .await
     .unwrap();
-    steadily(Duration::from_millis(500), async || {
-        let shown = Client::default().server_serial(&mesh.public).await?;
-        anyhow::ensure!(shown == good.serial, "{shown} is served");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    steadily(Duration::from_millis(500), async || mesh.shows_leaf(good.serial).await).await.unwrap();
     let next = mesh.agent.reissue_leaf("api");
-    serves(&mesh, next.serial, RECOVERY).await;
+    mesh.leaf_shown(next.serial, RECOVERY).await;
     assert_flawless(load, 20).await;
 }
 
@@ -110,7 +94,7 @@ async fn an_empty_list_of_roots_changes_nothing_on_a_running_sidecar() {
     .unwrap();
     mesh.agent.hide_roots(false);
     let renewed = mesh.agent.reissue_leaf("api");
-    serves(&mesh, renewed.serial, RECOVERY).await;
+    mesh.leaf_shown(renewed.serial, RECOVERY).await;
     assert_flawless(load, 50).await;
 }
 
@@ -129,7 +113,7 @@ async fn rotates_its_root(cross_sign: bool) {
     }
     mesh.agent.reissue_leaf("web");
     let renewed = mesh.agent.reissue_leaf("api");
-    serves(&mesh, renewed.serial, EFFECT).await;
+    mesh.leaf_shown(renewed.serial, EFFECT).await;
     load.progress(20, RECOVERY).await.unwrap();
     let new = mesh.agent.reissue_leaf("probe");
     accepted(&mesh, &old).await;

@@ -87,7 +87,8 @@ async fn two_instances_share_by_weight() {
     let even = shares(&mesh, 200).await;
     assert!(even["api-1"].abs_diff(100) <= 10, "{even:?}");
     mesh.agent.set_instances("api", vec![mesh.instance(), Instance { weight: 3, ..second.instance.clone() }]);
-    let weighted = eventually("three quarters for the heavier", EFFECT, async || {
+    // A look takes 200 requests.
+    let weighted = eventually("three quarters for the heavier", 10 * EFFECT, async || {
         let shares = shares(&mesh, 200).await;
         ensure!(shares["api-2"].abs_diff(150) <= 10, "{shares:?}");
         Ok(shares)

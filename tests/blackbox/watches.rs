@@ -12,7 +12,6 @@ use serde_json::Value;
 use crate::support::fake_agent::{Endpoint, FakeAgent, Fault, Instance, intention, upstream};
 use crate::support::mesh::{Mesh, RECOVERY, assert_flawless, web};
 use crate::support::sidecar::Launch;
-use crate::support::tls::Client;
 
 /// Connections of one sidecar with ten upstreams. The agent allows 200 for all clients of an address.
 const MOST_CONNECTIONS: usize = 40;
@@ -42,13 +41,8 @@ async fn ten_upstreams_keep_few_connections_and_an_idle_agent_quiet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_keep_to_the_contract() {
     let mesh = Mesh::start("http").await;
-    let leaf = mesh.agent.reissue_leaf("api");
-    let renewed = eventually("the second round of calls", RECOVERY, async || {
-        let shown = Client::default().server_serial(&mesh.public).await?;
-        ensure!(shown == leaf.serial);
-        Ok(())
-    });
-    renewed.await.unwrap();
+    // Which is the second round of calls.
+    mesh.leaf_shown(mesh.agent.reissue_leaf("api").serial, RECOVERY).await;
     for call in mesh.agent.calls() {
         let said = format!("{} {} {:?}", call.method, call.path, call.query);
         let topic = call.topic.as_ref().unwrap_or_else(|| panic!("outside of the contract: {said}"));
@@ -148,13 +142,7 @@ async fn a_dead_agent_costs_no_request_and_its_return_is_noticed() {
         assert_eq!(sidecar.admin("/ready").await.unwrap().status, 200, "the last good snapshot still serves");
     }
     mesh.agent.revive().await;
-    let leaf = mesh.agent.reissue_leaf("api");
-    let noticed = eventually("a change after the return", RECOVERY, async || {
-        let shown = Client::default().server_serial(&mesh.public).await?;
-        ensure!(shown == leaf.serial);
-        Ok(())
-    });
-    noticed.await.unwrap();
+    mesh.leaf_shown(mesh.agent.reissue_leaf("api").serial, RECOVERY).await;
     load.progress(50, RECOVERY).await.unwrap();
     let report = assert_flawless(load, 400).await;
     println!("agent down: 0 of {} failed", report.ok);
@@ -184,13 +172,7 @@ async fn an_agent_whose_server_replays_its_log_is_not_believed() {
     load.progress(300, RECOVERY).await.unwrap();
 
     mesh.agent.replay(false);
-    let leaf = mesh.agent.reissue_leaf("api");
-    let noticed = eventually("a change after the replay", RECOVERY, async || {
-        let shown = Client::default().server_serial(&mesh.public).await?;
-        ensure!(shown == leaf.serial);
-        Ok(())
-    });
-    noticed.await.unwrap();
+    mesh.leaf_shown(mesh.agent.reissue_leaf("api").serial, RECOVERY).await;
     load.progress(50, RECOVERY).await.unwrap();
     assert_flawless(load, 400).await;
 }

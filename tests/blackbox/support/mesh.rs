@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::fake_agent::{FakeAgent, Instance, Sidecar, upstream};
 use super::sidecar::{Aralez, Launch};
+use super::tls::Client;
 
 /// How soon a change in the agent shows in the traffic: the bound that the tests hold the sidecar to.
 pub const EFFECT: Duration = Duration::from_secs(2);
@@ -141,6 +142,19 @@ impl Mesh {
             Ok(())
         });
         answered.await.unwrap();
+    }
+
+    /// Whether the sidecar of `api` shows this leaf in a handshake.
+    pub async fn shows_leaf(&self, serial: u32) -> Result<()> {
+        let shown = Client::default().server_serial(&self.public).await?;
+        ensure!(shown == serial, "leaf {shown} is shown, not {serial}");
+        Ok(())
+    }
+
+    /// Waits until it does.
+    pub async fn leaf_shown(&self, serial: u32, limit: Duration) {
+        let what = format!("leaf {serial} in a handshake");
+        eventually(&what, limit, async || self.shows_leaf(serial).await).await.unwrap();
     }
 
     /// Requests from `workers` kept-alive connections to the entry, until stopped.

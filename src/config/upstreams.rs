@@ -121,8 +121,10 @@ pub(super) fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Enviro
     let Some(raw) = first else { return check.finish(Upstreams::default()) };
     consul::paths(raw.consul.as_ref(), &main.upstreams, &mut table, &mut check);
     let folder = read::folder(&main.upstreams);
-    let globals = Policy::new(main).with(&raw.policy, Scope { name: "global", folder: &folder, main }, &mut check);
-    let routing = table.routing(&globals, main, &mut check);
+    let mesh = consul::Mesh::new(raw.consul.as_ref(), &mut check);
+    let scope = Scope { name: "global", folder: &folder, main, mesh: &mesh };
+    let globals = Policy::new(main).with(&raw.policy, scope, &mut check);
+    let routing = table.routing(&globals, scope, &mut check);
     let consul = consul::agents(raw.consul.as_ref(), &folder, &mut check);
     let also_read = check.files_read();
     check.finish(Upstreams { routing, consul, also_read })

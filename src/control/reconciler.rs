@@ -73,23 +73,14 @@ pub enum Change {
         /// Its chain.
         chain: Result<Arc<Chain>, String>,
     },
-    /// The instances of a target, all of them.
+    /// The instances of a target, all of them, or why they could not be read; those known before stay then.
     Endpoints {
         /// The upstream.
         upstream: UpstreamKey,
         /// The target in the upstream's chain.
         target: TargetId,
         /// Its instances.
-        endpoints: Arc<[Arc<Endpoint>]>,
-    },
-    /// The instances of a target could not be read; those known before stay.
-    EndpointsFailed {
-        /// The upstream.
-        upstream: UpstreamKey,
-        /// The target in the upstream's chain.
-        target: TargetId,
-        /// The agent's reason.
-        why: String,
+        listed: Result<Arc<[Arc<Endpoint>]>, String>,
     },
 }
 
@@ -259,38 +250,13 @@ fn apply(inputs: &mut Inputs, id: Arc<str>, change: Change) {
         Change::Mesh(mesh) => sidecar.mesh = Some(mesh),
         Change::ExposedChecks(checks) => sidecar.exposed_checks = checks,
         Change::Chain { upstream, chain } => {
-            if !names(sidecar, &upstream) {
-                return;
-            }
-            let known = sidecar.upstreams.entry(upstream).or_default();
-            match (chain, &known.chain) {
-                // The good one stays in force, and with it the news of its instances.
-                (Err(why), Some(Ok(_))) => known.refused = Some(why),
-                (Err(why), _) => known.chain = Some(Err(why)),
-                (Ok(chain), _) => {
-                    known.endpoints.retain(|id, _| has_target(&chain, id));
-                    known.failed.retain(|id, _| has_target(&chain, id));
-                    known.refused = None;
-                    known.chain = Some(Ok(chain));
-                }
+            if names(sidecar, &upstream) {
+                sidecar.upstreams.entry(upstream).or_default().take_chain(chain);
             }
         }
-        Change::Endpoints { upstream, target, endpoints } => {
-            if let Some(known) = sidecar.upstreams.get_mut(&upstream)
-                && let Some(Ok(chain)) = &known.chain
-                && has_target(chain, &target)
-            {
-                known.failed.remove(&target);
-                known.endpoints.insert(target, endpoints);
-            }
-        }
-        Change::EndpointsFailed { upstream, target, why } => {
-            if let Some(known) = sidecar.upstreams.get_mut(&upstream)
-                && let Some(Ok(chain)) = &known.chain
-                && has_target(chain, &target)
-                && !known.endpoints.contains_key(&target)
-            {
-                known.failed.insert(target, why);
+        Change::Endpoints { upstream, target, listed } => {
+            if let Some(known) = sidecar.upstreams.get_mut(&upstream) {
+                known.take_endpoints(target, listed);
             }
         }
     }
@@ -307,10 +273,6 @@ fn register(sidecar: &mut SidecarInputs, registration: Arc<Registration>) {
 
 fn names(sidecar: &SidecarInputs, upstream: &UpstreamKey) -> bool {
     sidecar.registration.as_ref().is_some_and(|r| r.upstreams.iter().any(|u| u.key == *upstream))
-}
-
-fn has_target(chain: &Chain, id: &TargetId) -> bool {
-    chain.targets.iter().any(|t| t.id == *id)
 }
 
 #[cfg(test)]
@@ -376,11 +338,11 @@ mod tests {
     }
 
     fn endpoints(target: &str) -> Change {
-        Change::Endpoints { upstream: UpstreamKey("api".into()), target: TargetId(target.into()), endpoints: Arc::new([]) }
+        Change::Endpoints { upstream: UpstreamKey("api".into()), target: TargetId(target.into()), listed: Ok(Arc::new([])) }
     }
 
     fn failed(target: &str) -> Change {
-        Change::EndpointsFailed { upstream: UpstreamKey("api".into()), target: TargetId(target.into()), why: "403".to_owned() }
+        Change::Endpoints { upstream: UpstreamKey("api".into()), target: TargetId(target.into()), listed: Err("403".to_owned()) }
     }
 
     #[tokio::test(start_paused = true)]

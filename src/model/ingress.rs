@@ -37,7 +37,7 @@ pub struct Ingress {
     pub tls: Option<IngressTls>,
     /// Which request goes where.
     pub routing: Arc<Routing>,
-    /// The clusters of the routing's pools, each at the place of its pool.
+    /// The clusters of the routing's pools, each at the place of its pool; behind them the further targets of services in the mesh.
     pub clusters: Vec<Arc<Cluster>>,
     /// Whose tokens the routes take, with their keys; by the name that [`auth::JwtAuth::provider`] has.
     pub providers: Arc<Providers>,

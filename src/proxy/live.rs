@@ -136,7 +136,8 @@ impl Workshop {
             }
             (Role::Ingress(ingress), _) => {
                 let known = &self.ingress.clusters;
-                let clusters = ingress.clusters.iter().map(|cluster| live_cluster(listener, cluster, None, Some(&ingress.sealing), known));
+                let clusters =
+                    ingress.clusters.iter().map(|cluster| live_cluster(listener, cluster, keys.as_deref(), Some(&ingress.sealing), known));
                 let clusters = clusters.collect::<Result<_, _>>()?;
                 Side::Ingress(Box::new(IngressSide::new(ingress, clusters, &mut self.ingress)?))
             }

@@ -1,6 +1,7 @@
 //! Inputs to snapshot: pure, part by part, reusing what did not change.
 
 mod ingress;
+mod mesh;
 mod tokens;
 
 use std::{
@@ -22,6 +23,9 @@ use crate::model::{
 
 /// The name of the listener that mesh peers call.
 const PUBLIC: &str = "public";
+
+/// What to do about a leaf that cannot stand.
+const BAD_LEAF: &str = "check the agent's Connect CA; the last good leaf stays in use";
 
 /// The outcome of [`compile`].
 #[derive(Debug)]
@@ -226,25 +230,16 @@ impl Sidecar<'_> {
         }
     }
 
-    /// The newest leaf that can stand, with the newest roots: a removed root loses its trust even while no fitting leaf is there.
     fn identity(&mut self, parts: &Parts<'_>) -> Option<Arc<Identity>> {
-        let service = &parts.registration.service;
         let last = self.last.listeners.get(&self.key(PUBLIC)).and_then(|l| l.identity.clone());
-        let leaf = match check::leaf(parts.leaf, parts.roots, service) {
-            Ok(()) => parts.leaf.clone(),
-            Err(why) => {
-                self.problem("leaf", &why.to_string(), "check the agent's Connect CA; the last good leaf stays in use");
-                match &last {
-                    Some(last) => last.leaf.clone(),
-                    None => {
-                        self.out.missing.push(format!("{}: usable leaf", self.id));
-                        return None;
-                    }
-                }
-            }
-        };
-        let identity = Identity::new(leaf, parts.roots.clone());
-        Some(last.filter(|last| **last == identity).unwrap_or_else(|| Arc::new(identity)))
+        let (identity, refused) = identity(&parts.registration.service, parts.leaf, parts.roots, last);
+        if let Some(why) = refused {
+            self.problem("leaf", &why.to_string(), BAD_LEAF);
+        }
+        if identity.is_none() {
+            self.out.missing.push(format!("{}: usable leaf", self.id));
+        }
+        identity
     }
 
     fn inbound(&mut self, parts: &Parts<'_>, identity: &Identity) -> Inbound {
@@ -338,42 +333,57 @@ fn local_app(address: &Address) -> Endpoint {
 
 /// What an upstream still waits for, if anything.
 fn awaited(known: Option<&UpstreamInputs>) -> Option<String> {
-    let Some(known) = known else { return Some("discovery chain".to_owned()) };
-    match &known.chain {
-        None => Some("discovery chain".to_owned()),
-        Some(Err(_)) => None,
-        Some(Ok(chain)) => {
-            let waits = |t: &&Target| !known.endpoints.contains_key(&t.id) && !known.failed.contains_key(&t.id);
-            chain.targets.iter().find(waits).map(|t| format!("endpoints of {}", t.id))
-        }
-    }
+    known.map_or_else(|| UpstreamInputs::default().awaited(), UpstreamInputs::awaited)
+}
+
+/// The newest leaf that can stand, with the newest roots: a removed root loses its trust even while no fitting leaf is there. Besides, why the
+/// newest leaf cannot.
+fn identity(
+    service: &ServiceName,
+    leaf: &Leaf,
+    roots: &Roots,
+    last: Option<Arc<Identity>>,
+) -> (Option<Arc<Identity>>, Option<check::BadLeaf>) {
+    let (leaf, refused) = match check::leaf(leaf, roots, service) {
+        Ok(()) => (leaf.clone(), None),
+        Err(why) => match last.as_ref().filter(|last| last.leaf.id.as_service() == Some(service)) {
+            Some(last) => (last.leaf.clone(), Some(why)),
+            None => return (None, Some(why)),
+        },
+    };
+    let identity = Identity::new(leaf, roots.clone());
+    (Some(last.filter(|last| **last == identity).unwrap_or_else(|| Arc::new(identity))), refused)
 }
 
 fn cluster(config: &UpstreamConfig, target: &Target, protocol: Protocol, known: &UpstreamInputs, identity: &Identity) -> Cluster {
-    let service: ServiceName = target.service.clone();
-    let trust_domain = &identity.roots.trust_domain;
-    let id = |service: &ServiceName, datacenter: &Arc<str>| SpiffeId::service(trust_domain.clone(), service.clone(), datacenter);
-    let (sni, expected): (Arc<str>, Arc<[SpiffeId]>) = match &target.naming {
-        // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
-        Naming::Chain(sni) => (sni.clone(), Arc::new([id(&service, &target.datacenter)])),
-        Naming::Query(instances) => (
-            format!("{}.default.{}.query.{trust_domain}", service.name, target.datacenter).into(),
-            instances.iter().map(|(service, datacenter)| id(service, datacenter)).collect(),
-        ),
-    };
     Cluster {
         target: target.id.clone(),
-        service,
+        service: target.service.clone(),
         datacenter: target.datacenter.clone(),
-        trust: Trust::Mesh { sni, expected },
+        trust: trust(target, identity),
         subset: Subset { filter: target.filter.clone(), only_passing: target.only_passing },
         protocol,
         connect_timeout: target.connect_timeout,
         balance: Balance { policy: target.balance, sticky: config.sticky.clone(), slow_start: config.slow_start },
         limits: config.limits,
         passive: config.passive,
-        endpoints: known.endpoints.get(&target.id).cloned().unwrap_or_else(|| Arc::new([])),
+        endpoints: known.endpoints.get(&target.id).cloned().unwrap_or_default(),
     }
+}
+
+/// How the servers of a target are called, and whom they must show themselves to be.
+fn trust(target: &Target, identity: &Identity) -> Trust {
+    let trust_domain = &identity.roots.trust_domain;
+    let id = |service: &ServiceName, datacenter: &Arc<str>| SpiffeId::service(trust_domain.clone(), service.clone(), datacenter);
+    let (sni, expected): (Arc<str>, Arc<[SpiffeId]>) = match &target.naming {
+        // Consul's rule for a chain target, also behind gateways: the service's own name in the target's datacenter.
+        Naming::Chain(sni) => (sni.clone(), Arc::new([id(&target.service, &target.datacenter)])),
+        Naming::Query(instances) => (
+            format!("{}.default.{}.query.{trust_domain}", target.service.name, target.datacenter).into(),
+            instances.iter().map(|(service, datacenter)| id(service, datacenter)).collect(),
+        ),
+    };
+    Trust::Mesh { sni, expected }
 }
 
 #[cfg(test)]

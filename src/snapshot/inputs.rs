@@ -6,13 +6,13 @@ use std::{
 };
 
 use crate::model::{
-    cluster::TargetId,
+    cluster::{Endpoint, TargetId},
     credentials::{Leaf, Roots},
     ingress::{Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
     intention::{DefaultPolicy, Intention},
     jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
-    registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, Unusable, UpstreamKey},
+    registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, Target, Unusable, UpstreamKey},
 };
 
 /// The inputs of this process.
@@ -39,8 +39,35 @@ pub struct IngressInputs {
     pub challenges: Arc<Challenges>,
     /// The last good keys of each place that the routing's token issuers name, or why there never were any.
     pub keys: HashMap<KeyPlace, Result<Arc<KeySet>, String>>,
+    /// What is known of the services that pools reach in the mesh, by the pool.
+    pub services: PoolServices,
+    /// Who we are in the mesh.
+    pub credentials: Credentials,
     /// What is wrong beside the parts above, by source: a file that was not taken, a name that does not resolve.
     pub problems: BTreeMap<Arc<str>, Vec<Unusable>>,
+}
+
+/// What is known of the services that pools reach in the mesh, by the pool's id.
+pub type PoolServices = BTreeMap<TargetId, Arc<UpstreamInputs>>;
+
+/// What makes a member of the mesh of a caller that is registered nowhere; `None` is "not arrived yet".
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its leaf.
+    pub leaf: Option<Leaf>,
+    /// The roots.
+    pub roots: Option<Roots>,
+    /// The mesh entry.
+    pub mesh: Option<MeshConfig>,
+}
+
+impl Credentials {
+    /// Takes what newer ones have; what they have not stays, since another agent, asked from now on, tells one after the other.
+    pub fn take(&mut self, newer: Self) {
+        self.leaf = newer.leaf.or(self.leaf.take());
+        self.roots = newer.roots.or(self.roots.take());
+        self.mesh = newer.mesh.or(self.mesh.take());
+    }
 }
 
 /// The inputs of one sidecar; `None` is "not arrived yet". A failed read leaves the last good value in place.
@@ -93,7 +120,7 @@ impl TokenInputs {
 }
 
 /// What is known of one upstream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamInputs {
     /// The compiled chain, or why there is none that this version can follow.
     pub chain: Option<Result<Arc<Chain>, String>>,
@@ -103,4 +130,53 @@ pub struct UpstreamInputs {
     pub endpoints: EndpointsByTarget,
     /// Targets whose instances could never be read so far, with the agent's reason. They serve nothing, but hold nothing back.
     pub failed: BTreeMap<TargetId, String>,
+}
+
+impl UpstreamInputs {
+    /// Takes a chain, or why there is none that can be followed: the good one stays in force then, and with it the news of its instances.
+    pub fn take_chain(&mut self, chain: Result<Arc<Chain>, String>) {
+        match (chain, &self.chain) {
+            (Err(why), Some(Ok(_))) => self.refused = Some(why),
+            (Err(why), _) => self.chain = Some(Err(why)),
+            (Ok(chain), _) => {
+                self.endpoints.retain(|id, _| has_target(&chain, id));
+                self.failed.retain(|id, _| has_target(&chain, id));
+                self.refused = None;
+                self.chain = Some(Ok(chain));
+            }
+        }
+    }
+
+    /// Takes the instances of a target, or why they could not be read; a target that the chain does not have is passed over.
+    pub fn take_endpoints(&mut self, target: TargetId, listed: Result<Arc<[Arc<Endpoint>]>, String>) {
+        if !matches!(&self.chain, Some(Ok(chain)) if has_target(chain, &target)) {
+            return;
+        }
+        match listed {
+            Ok(endpoints) => {
+                self.failed.remove(&target);
+                self.endpoints.insert(target, endpoints);
+            }
+            Err(why) if !self.endpoints.contains_key(&target) => {
+                self.failed.insert(target, why);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// What has not arrived yet, if anything.
+    pub fn awaited(&self) -> Option<String> {
+        match &self.chain {
+            None => Some("discovery chain".to_owned()),
+            Some(Err(_)) => None,
+            Some(Ok(chain)) => {
+                let waits = |t: &&Target| !self.endpoints.contains_key(&t.id) && !self.failed.contains_key(&t.id);
+                chain.targets.iter().find(waits).map(|t| format!("endpoints of {}", t.id))
+            }
+        }
+    }
+}
+
+fn has_target(chain: &Chain, id: &TargetId) -> bool {
+    chain.targets.iter().any(|t| t.id == *id)
 }

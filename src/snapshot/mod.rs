@@ -16,7 +16,7 @@ use serde::Serialize;
 pub(crate) use self::check::leaf as leaf_fits;
 pub use self::{
     compile::{Compiled, compile},
-    inputs::{IngressInputs, Inputs, SidecarInputs, TokenInputs, UpstreamInputs},
+    inputs::{Credentials, IngressInputs, Inputs, PoolServices, SidecarInputs, TokenInputs, UpstreamInputs},
     problem::{Ignored, Problem},
     publish::{Publisher, Status, Subscriber, channel},
 };

@@ -19,16 +19,17 @@ use tempfile::TempDir;
 use crate::scene::{PATIENCE, unique};
 
 /// A running reverse proxy.
-struct Edge {
+pub struct Edge {
     process: Process,
-    http: Address,
+    /// Its listener.
+    pub http: Address,
     admin: Address,
     _folder: TempDir,
 }
 
 impl Edge {
     /// With these agents and this token; `paths` are lines of a map.
-    async fn start(agents: &[String], token: Option<&str>, paths: &[String]) -> Edge {
+    pub async fn start(agents: &[String], token: Option<&str>, paths: &[String]) -> Edge {
         let (folder, http, admin) = (tempfile::tempdir().unwrap(), free_port().unwrap(), free_port().unwrap());
         let token = token.map_or_else(String::new, |token| format!(", token: {token}"));
         let routes = format!(
@@ -52,12 +53,12 @@ impl Edge {
         edge
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub async fn get(&self, path: &str) -> Response {
         clients::get(&self.http, path).await.unwrap()
     }
 
     /// Waits until twenty requests are answered by exactly these apps.
-    async fn answered_by(&self, path: &str, wanted: &[&str]) {
+    pub async fn answered_by(&self, path: &str, wanted: &[&str]) {
         eventually(&format!("answers of {wanted:?}"), PATIENCE, async || {
             let mut names = Vec::new();
             for _ in 0..20 {

@@ -19,6 +19,7 @@ mod expose;
 mod fleet;
 mod h2spec;
 mod header_edits;
+mod ingress_connect;
 mod ingress_consul;
 mod intentions;
 mod interop;

@@ -7,7 +7,8 @@ use serde_json::json;
 use super::routes;
 use crate::model::{
     balance::BalancePolicy,
-    ingress::{Action, IngressRoute, PoolSource},
+    identity::ServiceName,
+    ingress::{Action, IngressRoute, PoolSource, pool::MeshService},
 };
 
 /// A routes file whose one path has these keys, with what stands above it.
@@ -79,7 +80,7 @@ fn servers_have_schemes_weights_and_backups() {
     let pools = routes(&text).unwrap().routing.pools;
     let servers = |at: usize| match &pools[at].source {
         PoolSource::Servers(servers) => json!(servers),
-        PoolSource::Consul(_) => panic!("servers"),
+        PoolSource::Consul(_) | PoolSource::Mesh(_) => panic!("servers"),
     };
     assert_eq!(pools.iter().map(|pool| pool.id.to_string()).collect::<Vec<_>>(), ["a.test/api", "a.test/api#backup"]);
     assert_eq!(
@@ -149,4 +150,22 @@ fn neither_debug_nor_json_shows_a_secret() {
     let routing = routes(&text).unwrap().routing;
     let shown = format!("{routing:?}{}", json!(routing));
     assert!(!shown.contains("hidden-1"), "{shown}");
+}
+
+#[test]
+fn a_service_is_called_through_its_sidecars_where_that_is_said_last() {
+    let source = |section: &str, keys: &str| {
+        let text = format!("consul: {{{section}}}\nupstreams: {{a.test: {{paths: {{/: {{consul: {{service: api{keys}}}}}}}}}}}\n");
+        let pool = routes(&text).unwrap().routing.pools.remove(0);
+        (pool.health.is_some(), pool.source.clone())
+    };
+    let mesh = |caller: &str, namespace: &str, datacenter: Option<&str>| {
+        let service = ServiceName { namespace: namespace.into(), ..ServiceName::local("api") };
+        let service = MeshService { caller: ServiceName::local(caller), service, datacenter: datacenter.map(Into::into) };
+        (false, PoolSource::Mesh(service))
+    };
+    assert_eq!(source("", ", connect: true"), mesh("aralez", "default", None));
+    assert_eq!(source("connect: true, service: edge", ""), mesh("edge", "default", None));
+    assert_eq!(source("service: edge", ", connect: true, dc: dc2, namespace: shop"), mesh("edge", "shop", Some("dc2")));
+    assert!(matches!(source("connect: true", ", connect: false"), (true, PoolSource::Consul(_))));
 }

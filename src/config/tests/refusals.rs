@@ -209,10 +209,9 @@ fn a_bad_path_is_told_in_these_words() {
         ("{servers: [\"a:1\"], proxy_header: v3}", "5:42 \"v3\" is no version of the PROXY protocol; use v1, v2, off"),
         ("{servers: [\"a:1\"], allow: 10.0.0.0/40}", "5:35 \"10.0.0.0/40\" is no network"),
         ("consul: {tags: [a]}", "5:17 a service of Consul without its name"),
-        (
-            "consul: {service: s, connect: true}",
-            "5:30 \"connect\" means nothing here; mTLS to the sidecars of services comes in a later version",
-        ),
+        ("consul: {service: s, connect: true, tags: [a]}", "5:51 tags means nothing to sidecars; take it away"),
+        ("consul: {service: s, scheme: http, connect: true}", "5:38 scheme means nothing to sidecars"),
+        ("{consul: {service: s, connect: true}, proxy_header: v1}", "5:18 proxy_header means nothing to sidecars"),
         ("consul: {service: s, scheme: gopher}", "5:38 \"gopher\" is no scheme of a server"),
     ];
     table(rows.map(|(row, expected)| (path_with(row), expected)), routes_file);
@@ -300,7 +299,8 @@ fn a_bad_routes_file_is_told_in_these_words() {
         ("consul: {servers: \"ftp://a\"}\nupstreams: {}\n", "1:19 \"ftp://a\" is no address of an agent"),
         ("consul: {services: [{hostname: a}]}\nupstreams: {}\n", "1:21 a service of Consul without its name"),
         ("consul: {services: [{service_name: a}]}\nupstreams: {}\n", "1:21 a service of Consul without its host"),
-        ("consul: {connect: true}\nupstreams: {}\n", "1:10 comes in a later version"),
+        ("consul: {connect: maybe}\nupstreams: {}\n", "1:19 "),
+        ("consul: {service: a/b}\nupstreams: {}\n", "1:19 \"a/b\" is no name of a service"),
         (
             "consul: {services: [{real: s, proxy: a.test}]}\nupstreams: {a.test: {paths: {/: {servers: [\"b:1\"]}}}}\n",
             "1:21 the host \"a.test\" has the path \"/\" already, in line 2",

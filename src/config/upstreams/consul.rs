@@ -8,11 +8,20 @@ use crate::{
         agent::AgentConfig,
         fault::{Check, Place},
         named,
-        shape::At,
+        shape::{At, place},
         tree::Key,
     },
-    model::ingress::pool::ConsulService,
+    model::{
+        identity::ServiceName,
+        ingress::{
+            PoolSource,
+            pool::{ConsulService, MeshService},
+        },
+    },
 };
+
+/// Who this proxy is in the mesh if the file does not say.
+const CALLER: &str = "aralez";
 
 /// The agent that is asked if the file does not say: Consul's own default.
 const AGENT: &str = "127.0.0.1:8500";
@@ -53,23 +62,78 @@ fn is_agent(address: &str) -> bool {
     }
 }
 
+/// A service as a path names it.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    called: ConsulService,
+    /// Whether it is called through its sidecars, if that is said.
+    connect: Option<bool>,
+    /// Keys that mean nothing to sidecars.
+    direct: Vec<(&'static str, Place)>,
+}
+
+/// What holds for all services.
+#[derive(Clone, Debug)]
+pub(super) struct Mesh {
+    caller: ServiceName,
+    connect: bool,
+}
+
+impl Mesh {
+    pub(super) fn new(raw: Option<&At<raw::Consul>>, check: &mut Check) -> Self {
+        let raw = raw.map(|at| &at.value);
+        let caller = raw.and_then(|raw| raw.service.as_ref());
+        if let Some(at) = caller.filter(|at| at.value.is_empty() || at.value.contains(|c: char| c == '/' || c.is_control())) {
+            check.fault(
+                &at.place,
+                format!("{:?} is no name of a service", at.value),
+                "write the name that intentions give it, for example edge",
+            );
+        }
+        Self {
+            caller: ServiceName::local(caller.map_or(CALLER, |at| &at.value)),
+            connect: raw.and_then(|raw| raw.connect.as_ref()).is_some_and(|at| at.value),
+        }
+    }
+
+    /// Where the servers of a service are.
+    pub(super) fn source(&self, Service { called, connect, direct }: &Service, check: &mut Check) -> PoolSource {
+        if !connect.unwrap_or(self.connect) {
+            return PoolSource::Consul(called.clone());
+        }
+        for (key, place) in direct {
+            check.fault(
+                place,
+                format!("{key} means nothing to sidecars"),
+                "take it away: Consul says it for the service by its config entries",
+            );
+        }
+        let local = ServiceName::local(&called.name);
+        PoolSource::Mesh(MeshService {
+            caller: self.caller.clone(),
+            service: ServiceName { namespace: called.namespace.clone().unwrap_or(local.namespace), ..local },
+            datacenter: called.datacenter.clone(),
+        })
+    }
+}
+
 /// A service; `None` after a fault was told.
-pub(super) fn service(name: Option<&At<String>>, keys: &raw::ConsulKeys, at: &Place, check: &mut Check) -> Option<At<ConsulService>> {
+pub(super) fn service(name: Option<&At<String>>, keys: &raw::ConsulKeys, at: &Place, check: &mut Check) -> Option<At<Service>> {
     let Some(name) = name.filter(|name| !name.value.is_empty()) else {
         check.lacking(at, "a service of Consul without its name", "name it as service");
         return None;
     };
     let text = |at: &Option<At<String>>| at.as_ref().map(|at| at.value.as_str().into());
-    Some(At {
-        value: ConsulService {
-            name: name.value.as_str().into(),
-            tags: keys.tags.iter().flat_map(|at| &at.value.0).map(|tag| tag.value.as_str().into()).collect(),
-            datacenter: text(&keys.datacenter),
-            namespace: text(&keys.namespace),
-            scheme: keys.scheme.as_ref().map(|at| at.value.0),
-        },
-        place: at.clone(),
-    })
+    let called = ConsulService {
+        name: name.value.as_str().into(),
+        tags: keys.tags.iter().flat_map(|at| &at.value.0).map(|tag| tag.value.as_str().into()).collect(),
+        datacenter: text(&keys.datacenter),
+        namespace: text(&keys.namespace),
+        scheme: keys.scheme.as_ref().map(|at| at.value.0),
+    };
+    let direct = [("tags", place(&keys.tags)), ("scheme", place(&keys.scheme))];
+    let direct = direct.into_iter().filter_map(|(key, place)| Some((key, place?.clone()))).collect();
+    Some(At { value: Service { called, connect: keys.connect.as_ref().map(|at| at.value), direct }, place: at.clone() })
 }
 
 /// Adds the services that are paths of hosts.

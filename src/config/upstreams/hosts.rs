@@ -15,7 +15,6 @@ use super::{
 use crate::{
     config::{
         fault::{Check, Place},
-        main_file::MainFile,
         read,
         shape::{At, Entries, Keys, Section, Shape, Wrong},
         tree::{Key, Kind, Node},
@@ -137,10 +136,10 @@ impl Table {
     }
 
     /// The routing of all hosts.
-    pub(super) fn routing(self, globals: &Policy, main: &MainFile, check: &mut Check) -> Routing {
+    pub(super) fn routing(self, globals: &Policy, whole: Scope<'_>, check: &mut Check) -> Routing {
         let mut routing = Routing::default();
         for Host { key, policy, paths, folder } in self.hosts {
-            let policy = globals.with(&policy, Scope { name: &key.text, folder: &folder, main }, check);
+            let policy = globals.with(&policy, Scope { name: &key.text, folder: &folder, ..whole }, check);
             let mut table = Paths::default();
             for (path, raw, folder) in paths {
                 if let Err((what, advice)) = prefix(&path.text) {
@@ -148,7 +147,7 @@ impl Table {
                     continue;
                 }
                 let name = format!("{}{}", key.text, path.text);
-                let scope = Scope { name: &name, folder: &folder, main };
+                let scope = Scope { name: &name, folder: &folder, ..whole };
                 let policy = policy.with(&raw.policy, scope, check);
                 if let Some(route) = route::route(&path, &raw, policy, scope, &mut routing.pools, check) {
                     table.insert(&path.text, routing.routes.len());

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
-use super::{auth, headers, pool::PoolRules, raw};
+use super::{auth, consul::Mesh, headers, pool::PoolRules, raw};
 use crate::{
     config::{
         fault::Check,
@@ -33,6 +33,8 @@ pub(super) struct Scope<'a> {
     pub(super) folder: &'a Path,
     /// What the process has.
     pub(super) main: &'a MainFile,
+    /// What holds for all services of Consul.
+    pub(super) mesh: &'a Mesh,
 }
 
 /// The policy of a level: the whole file, a host or a path.

@@ -193,15 +193,21 @@ impl PoolRules {
         }
     }
 
-    /// A pool of such servers.
+    /// Whether connections begin with a PROXY header.
+    pub(super) fn announces(&self) -> bool {
+        self.proxy_header.is_some()
+    }
+
+    /// A pool of such servers. Sidecars are not probed: Consul knows their checks.
     pub(super) fn pool(&self, id: String, source: PoolSource) -> Pool {
+        let health = self.health.clone().filter(|_| !matches!(source, PoolSource::Mesh(_)));
         Pool {
             id: TargetId(id.into()),
             source,
             balance: self.balance.clone(),
             limits: self.limits,
             passive: self.passive,
-            health: self.health.clone(),
+            health,
             tls: self.tls.clone(),
             connect_timeout: self.connect_timeout,
             proxy_header: self.proxy_header,

@@ -260,7 +260,10 @@ section! {
         ca_file: String,
         /// Services that are paths of hosts.
         services: Vec<At<ConsulPath>>,
-        refused "connect": "mTLS to the sidecars of services comes in a later version; take the key away",
+        /// Whether services are called through their sidecars unless they say otherwise. Default false.
+        connect: bool,
+        /// Who this proxy is in the mesh: the service whose certificate it shows to sidecars, and that intentions name as their source. Default aralez.
+        service: String,
     }
 }
 
@@ -299,7 +302,8 @@ section! {
         namespace: String,
         /// What is spoken: http, https, h2c, grpc or grpcs. Default: it is found out.
         scheme: Word<crate::model::ingress::pool::Scheme>,
-        refused "connect": "mTLS to the sidecars of services comes in a later version; take the key away",
+        /// Whether the service is called through its sidecars: mTLS with this proxy's own identity, under its intentions, by its discovery chain. Default: as consul: says.
+        connect: bool,
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    consul,
     policy::{Policy, Scope},
     raw,
 };
@@ -22,7 +23,6 @@ use crate::{
             Action, IngressRoute, Pool, PoolSource, Server, ServerHost,
             filters::{Files, Redirect},
             hosts::NORMALIZATION,
-            pool::ConsulService,
         },
         listener::{Address, Bind},
         matching::{PathMatch, TextMatch},
@@ -37,7 +37,7 @@ pub(super) struct RawRoute {
     pub(super) policy: raw::Policy,
     pub(super) keys: raw::RouteKeys,
     pub(super) servers: Option<At<Vec<At<raw::RawServer>>>>,
-    pub(super) consul: Option<At<ConsulService>>,
+    pub(super) consul: Option<At<consul::Service>>,
     pub(super) place: Place,
 }
 
@@ -54,7 +54,10 @@ pub(super) fn route(
     let hash = policy.pool.hash();
     let mut places = Vec::new();
     if action == Action::Forward {
-        for (suffix, source) in sources(path, raw, scope.main, check) {
+        for (suffix, source) in sources(path, raw, scope, check) {
+            if let (PoolSource::Mesh(_), Some(at), true) = (&source, &raw.consul, policy.pool.announces()) {
+                check.fault(&at.place, "proxy_header means nothing to sidecars", "write proxy_header: off for this path");
+            }
             places.push(pools.len());
             pools.push(Arc::new(policy.pool.pool(format!("{}{suffix}", scope.name), source)));
         }
@@ -159,15 +162,15 @@ fn rewrite(path: &Key, raw: &RawRoute, action: &Action, check: &mut Check) -> Op
 }
 
 /// The groups of servers with the ends of their names.
-fn sources(path: &Key, raw: &RawRoute, main: &MainFile, check: &mut Check) -> Vec<(&'static str, PoolSource)> {
+fn sources(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Vec<(&'static str, PoolSource)> {
     match (&raw.servers, &raw.consul) {
         (Some(_), Some(consul)) => {
             check.fault(&consul.place, format!("the path {:?} has servers already", path.text), "keep servers or consul");
             Vec::new()
         }
-        (None, Some(consul)) => vec![("", PoolSource::Consul(consul.value.clone()))],
+        (None, Some(consul)) => vec![("", scope.mesh.source(&consul.value, check))],
         (Some(list), None) => {
-            let (first, backup) = servers(raw, list, main, check);
+            let (first, backup) = servers(raw, list, scope.main, check);
             if first.is_empty() && list.value.is_empty() {
                 check.lacking(
                     &list.place,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use consul_api_types::DiscoveryChain;
 
 use super::{
-    Context, Found, decode,
+    Agent, decode,
     watch::{Event, watch},
 };
-use crate::model::registration::{UpstreamConfig, UpstreamKey};
+use crate::model::registration::{Chain, UpstreamConfig, UpstreamKey};
 
 /// The question for an upstream's chain, with what the registration overrides in it.
 pub(super) fn query(upstream: &UpstreamConfig) -> DiscoveryChain {
@@ -23,20 +23,24 @@ pub(super) fn query(upstream: &UpstreamConfig) -> DiscoveryChain {
     }
 }
 
-/// Keeps the chain of an upstream fresh and reports it. One that was never read is given up on after a while, so that
-/// it does not hold back the others; it is asked for all the same.
-pub(super) async fn run(context: &Context, upstream: &UpstreamKey, query: &DiscoveryChain) {
-    let state = context.watches.register(format!("chain {}", upstream.0));
+/// Keeps the chain of an upstream fresh and tells it, with the datacenter that it was compiled for. One that was never read is given up on
+/// after a while, so that it does not hold back the others; it is asked for all the same.
+pub(super) async fn run(
+    agent: &Agent,
+    upstream: &UpstreamKey,
+    query: &DiscoveryChain,
+    mut tell: impl FnMut(Result<Arc<Chain>, String>, &str),
+) {
+    let state = agent.watches.register(format!("chain {}", upstream.0));
     let mut read = false;
-    watch(&context.client, query, super::POLL, &state, |event| {
+    watch(&agent.client, query, super::POLL, &state, |event| {
         match event {
             Event::Value(reply, _) => {
                 read = true;
-                let chain = decode::chain::chain(&reply.chain).map(Arc::new);
-                context.found(Found::Chain(upstream.clone(), chain));
+                tell(decode::chain::chain(&reply.chain).map(Arc::new), &reply.chain.datacenter);
             }
             Event::Failed(error, failures) if !read && super::is_final(&error, failures) => {
-                context.found(Found::Chain(upstream.clone(), Err(format!("its discovery chain cannot be read: {error}"))));
+                tell(Err(format!("its discovery chain cannot be read: {error}")), "");
             }
             Event::Failed(..) | Event::Absent | Event::Doubtful => {}
         }

@@ -12,10 +12,10 @@ use super::{
 /// Keeps the paths of the exposed checks of `service` fresh. What a check asks for is seen in its output alone: one that has not run yet is exposed
 /// once it has failed for the first time.
 pub(super) async fn run(context: &Context, service: &Arc<str>) {
-    let state = context.watches.register(format!("checks of {service}"));
+    let state = context.agent.watches.register(format!("checks of {service}"));
     // Service ids may hold quotes, which end a text of Consul's filter language.
     let filter = format!("ServiceID == {:?}", &**service);
-    watch(&context.client, &AgentChecks { filter }, super::POLL, &state, |event| {
+    watch(&context.agent.client, &AgentChecks { filter }, super::POLL, &state, |event| {
         if let Event::Value(checks, _) = event {
             context.found(Found::Checks(decode::checks::checks(&checks)));
         }

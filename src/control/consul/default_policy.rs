@@ -79,7 +79,7 @@ pub(super) async fn once(client: &Client, service: &ServiceName, datacenter: &st
 /// Keeps the default policy fresh. A probe that fails changes nothing; only when the first answer is a refusal (a token
 /// without the right), the policy is said to be unknown; what was configured for that case then holds.
 pub(super) async fn run(context: &Context, service: &ServiceName, datacenter: &str) {
-    let state = context.watches.register("default intention policy");
+    let state = context.agent.watches.register("default intention policy");
     // Any trust domain will do: the agent looks at the rest only.
     let Ok(trust_domain) = TrustDomain::parse("probe.consul") else { return };
     let probe = Probe { service: &service.name, datacenter, trust_domain };
@@ -89,7 +89,7 @@ pub(super) async fn run(context: &Context, service: &ServiceName, datacenter: &s
         let policy = context.fallback.filter(|_| unknown).unwrap_or(policy);
         context.feed.send(Change::DefaultPolicy(policy));
     };
-    watch(&context.client, &probe, POLL, &state, |event| {
+    watch(&context.agent.client, &probe, POLL, &state, |event| {
         match event {
             Event::Value(answer, meta) => {
                 known = true;

@@ -6,18 +6,15 @@ use consul_api_types::{HealthConnect, ServiceEntry};
 use tokio::sync::watch as slot;
 
 use super::{
-    Context,
+    Agent,
     decode::endpoints as decode,
     error::Error,
     names::follow,
     watch::{Event, watch},
 };
-use crate::{
-    control::reconciler::Change,
-    model::{
-        cluster::TargetId,
-        registration::{Target, UpstreamKey},
-    },
+use crate::model::{
+    cluster::{Endpoint, TargetId},
+    registration::{Target, UpstreamKey},
 };
 
 /// A target that wants the instances.
@@ -50,12 +47,21 @@ enum Instances {
     Failed(String),
 }
 
-/// Keeps instances fresh and hands them to all `views`, which may change at any time. `local` says whether they are in our
+/// Instances, or why they could never be read.
+pub(super) type Listed = Result<Arc<[Arc<Endpoint>]>, String>;
+
+/// Keeps instances fresh and tells them to each of `views`, which may change at any time. `local` says whether they are in our
 /// own datacenter.
-pub(super) async fn run(context: &Context, query: &HealthConnect, local: bool, views: slot::Receiver<Arc<[View]>>) {
-    let state = context.watches.register(name(query));
+pub(super) async fn run(
+    agent: &Agent,
+    query: &HealthConnect,
+    local: bool,
+    views: slot::Receiver<Arc<[View]>>,
+    tell: impl Fn(View, Listed),
+) {
+    let state = agent.watches.register(name(query));
     let (latest, values) = slot::channel::<Option<Instances>>(None);
-    let asking = watch(&context.client, query, super::POLL, &state, |event| {
+    let asking = watch(&agent.client, query, super::POLL, &state, |event| {
         match event {
             Event::Value(mut entries, _) => {
                 if let Some(Instances::Known(known)) = &*latest.borrow() {
@@ -78,14 +84,13 @@ pub(super) async fn run(context: &Context, query: &HealthConnect, local: bool, v
         Instances::Known(entries) => decode::hosts(entries, local),
         Instances::Failed(_) => BTreeSet::new(),
     };
-    let telling = follow(&context.names, values, hosts, |instances, names| {
-        for View { upstream, target, only_passing } in views.borrow().iter().cloned() {
-            context.feed.send(match instances {
-                Instances::Known(entries) => {
-                    Change::Endpoints { upstream, target, endpoints: decode::endpoints(entries, local, only_passing, names) }
-                }
-                Instances::Failed(why) => Change::EndpointsFailed { upstream, target, why: why.clone() },
-            });
+    let telling = follow(&agent.names, values, hosts, |instances, names| {
+        for view in views.borrow().iter().cloned() {
+            let listed = match instances {
+                Instances::Known(entries) => Ok(decode::endpoints(entries, local, view.only_passing, names)),
+                Instances::Failed(why) => Err(why.clone()),
+            };
+            tell(view, listed);
         }
     });
     tokio::join!(asking, again, telling);

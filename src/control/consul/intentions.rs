@@ -10,9 +10,9 @@ use crate::{control::reconciler::Change, model::identity::ServiceName};
 
 /// Keeps the intentions towards `service` fresh. Until the first list is there, nothing starts; a bad one changes nothing.
 pub(super) async fn run(context: &Context, service: &ServiceName) {
-    let state = context.watches.register(format!("intentions {service}"));
+    let state = context.agent.watches.register(format!("intentions {service}"));
     let query = IntentionMatch { destination: service.name.to_string(), tenancy: super::tenancy(service) };
-    watch(&context.client, &query, super::POLL, &state, |event| {
+    watch(&context.agent.client, &query, super::POLL, &state, |event| {
         if let Event::Value(matches, _) = event {
             let intentions = decode::intentions::intentions(&matches, &service.name)?;
             let required = decode::jwt_provider::required(&matches, &service.name);

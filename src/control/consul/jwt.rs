@@ -14,10 +14,10 @@ use super::{
 /// Keeps the entries fresh and reports them. If they were never read they are given up on after a while: what asks for tokens is then
 /// closed, and all else is served.
 pub(super) async fn run(context: &Context) {
-    let state = context.watches.register("jwt providers");
+    let state = context.agent.watches.register("jwt providers");
     // They live in the default namespace of our partition.
-    let query = ConfigEntries::<JwtProvider>::new(Tenancy { namespace: String::new(), ..context.client.tenancy().clone() });
-    watch(&context.client, &query, super::POLL, &state, |event| {
+    let query = ConfigEntries::<JwtProvider>::new(Tenancy { namespace: String::new(), ..context.agent.client.tenancy().clone() });
+    watch(&context.agent.client, &query, super::POLL, &state, |event| {
         match event {
             Event::Value(entries, _) => {
                 context.found(Found::Providers(Ok(entries.iter().map(decode::jwt_provider::entry).map(Arc::new).collect())));

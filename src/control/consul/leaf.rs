@@ -1,22 +1,18 @@
 //! Our leaf: `GET /v1/agent/connect/ca/leaf/<service>`, held by index. The agent makes the key, renews in time, and answers.
 
 use super::{
-    Context,
+    Agent,
     watch::{Event, watch},
 };
-use crate::{
-    control::reconciler::Change,
-    model::{credentials::Leaf, identity::ServiceName},
-};
+use crate::model::{credentials::Leaf, identity::ServiceName};
 
 /// Keeps the leaf of `service` fresh.
-pub(super) async fn run(context: &Context, service: &ServiceName) {
-    let state = context.watches.register(format!("leaf {service}"));
+pub(super) async fn run(agent: &Agent, service: &ServiceName, tell: impl Fn(Leaf)) {
+    let state = agent.watches.register(format!("leaf {service}"));
     let query = consul_api_types::Leaf { service: service.name.to_string(), tenancy: super::tenancy(service) };
-    watch(&context.client, &query, super::POLL, &state, |event| {
+    watch(&agent.client, &query, super::POLL, &state, |event| {
         if let Event::Value(leaf, _) = event {
-            let leaf = Leaf::parse(&leaf.cert_pem, leaf.private_key_pem.expose()).map_err(|e| e.to_string())?;
-            context.feed.send(Change::Leaf(leaf));
+            tell(Leaf::parse(&leaf.cert_pem, leaf.private_key_pem.expose()).map_err(|e| e.to_string())?);
         }
         Ok(())
     })

@@ -8,10 +8,10 @@ use std::time::Duration;
 use consul_api_types::{Blocking, ConfigEntry, Mesh, Query, Tenancy};
 
 use super::{
-    Context, decode,
+    Agent, decode,
     watch::{Event, watch},
 };
-use crate::{control::reconciler::Change, model::mesh::MeshConfig};
+use crate::model::mesh::MeshConfig;
 
 /// The shortest time between two reads.
 const POLL: Duration = Duration::from_secs(10);
@@ -40,14 +40,14 @@ impl Query for Polled {
 }
 
 /// Keeps the mesh entry fresh; no entry is the default one.
-pub(super) async fn run(context: &Context) {
-    let state = context.watches.register("mesh entry");
+pub(super) async fn run(agent: &Agent, tell: impl Fn(MeshConfig)) {
+    let state = agent.watches.register("mesh entry");
     // The entry lives in the default namespace of our partition.
-    let tenancy = Tenancy { namespace: String::new(), ..context.client.tenancy().clone() };
-    watch(&context.client, &Polled(ConfigEntry::new("mesh", tenancy)), POLL, &state, |event| {
+    let tenancy = Tenancy { namespace: String::new(), ..agent.client.tenancy().clone() };
+    watch(&agent.client, &Polled(ConfigEntry::new("mesh", tenancy)), POLL, &state, |event| {
         match event {
-            Event::Value(mesh, _) => context.feed.send(Change::Mesh(decode::mesh::mesh(&mesh)?)),
-            Event::Absent => context.feed.send(Change::Mesh(MeshConfig::default())),
+            Event::Value(mesh, _) => tell(decode::mesh::mesh(&mesh)?),
+            Event::Absent => tell(MeshConfig::default()),
             Event::Failed(..) | Event::Doubtful => {}
         }
         Ok(())

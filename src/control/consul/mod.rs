@@ -9,6 +9,7 @@
 //! Wire types stay in this room: `decode` turns them into the model.
 
 mod address;
+pub mod caller;
 mod caught_up;
 mod chain;
 mod checks;
@@ -125,13 +126,19 @@ enum Found {
     Queried(UpstreamKey, Arc<Chain>, Arc<[Arc<Endpoint>]>),
 }
 
+/// The agent, as watches ask it; cheap to clone.
+#[derive(Clone, Debug)]
+struct Agent {
+    client: Client,
+    watches: Arc<Watches>,
+    names: Arc<Names>,
+}
+
 /// What every watch of one sidecar works with.
 #[derive(Clone)]
 struct Context {
-    client: Client,
+    agent: Agent,
     feed: SidecarFeed,
-    watches: Arc<Watches>,
-    names: Arc<Names>,
     found: mpsc::UnboundedSender<Found>,
     /// What holds for callers that no intention names while the agent cannot tell.
     fallback: Option<DefaultPolicy>,
@@ -172,7 +179,8 @@ pub async fn run(
     feed.sidecar(id.clone()).send(Change::RegistrationGone);
     info!(proxy = %id, "working for this proxy");
     let (found, reports) = mpsc::unbounded_channel();
-    let context = Context { client, feed: feed.sidecar(id.clone()), watches, names: Arc::new(Names::new()), found, fallback };
+    let agent = Agent { client, watches, names: Arc::new(Names::new()) };
+    let context = Context { agent, feed: feed.sidecar(id.clone()), found, fallback };
     Supervisor::new(context, id, reports).run(shutdown).await;
     Ok(())
 }

@@ -25,10 +25,10 @@ pub(super) fn question(upstream: &UpstreamConfig) -> PreparedQuery {
 /// Keeps what a query finds fresh and reports it as a chain of one target. `own` is our datacenter. One that was never answered is given up on after
 /// a while, so that it does not hold back the others; it is asked for all the same.
 pub(super) async fn run(context: &Context, key: &UpstreamKey, upstream: &UpstreamConfig, own: &str) {
-    let state = context.watches.register(format!("query {}", key.0));
+    let state = context.agent.watches.register(format!("query {}", key.0));
     let (latest, values) = slot::channel::<Option<Arc<PreparedQueryResult>>>(None);
     let question = question(upstream);
-    let asking = watch(&context.client, &question, super::POLL, &state, |event| {
+    let asking = watch(&context.agent.client, &question, super::POLL, &state, |event| {
         match event {
             Event::Value(result, _) => {
                 if !result.peer_name.is_empty() {
@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context, key: &UpstreamKey, upstream: &Upstrea
     });
     let is_own = |result: &PreparedQueryResult| result.datacenter.is_empty() || result.datacenter == own;
     let telling = follow(
-        &context.names,
+        &context.agent.names,
         values,
         |result| decode::hosts(&result.nodes, is_own(result)),
         |result, names| {

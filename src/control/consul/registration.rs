@@ -70,12 +70,12 @@ fn selected(selector: &ProxySelector, all: impl Iterator<Item = AgentService>) -
 
 /// Keeps the registration fresh and reports it. Once it is gone, it is looked for every second or so.
 pub(super) async fn run(context: &Context, id: &str) {
-    let state = context.watches.register("registration");
-    let query = AgentServiceById { id: id.to_owned(), tenancy: context.client.tenancy().clone() };
+    let state = context.agent.watches.register("registration");
+    let query = AgentServiceById { id: id.to_owned(), tenancy: context.agent.client.tenancy().clone() };
     // Present, or known to be absent.
     let (latest, values) = slot::channel::<Option<Option<Arc<AgentService>>>>(None);
     let mut ignored = Vec::new();
-    let asking = watch(&context.client, &query, POLL, &state, |event| {
+    let asking = watch(&context.agent.client, &query, POLL, &state, |event| {
         match event {
             Event::Value(service, _) => {
                 let now = ignored_in(&service);
@@ -95,7 +95,7 @@ pub(super) async fn run(context: &Context, id: &str) {
         Ok(())
     });
     let hosts = |service: &Option<Arc<AgentService>>| service.as_deref().map_or_else(BTreeSet::new, decode::hosts);
-    let telling = follow(&context.names, values, hosts, |service, names| match service.as_deref() {
+    let telling = follow(&context.agent.names, values, hosts, |service, names| match service.as_deref() {
         Some(service) => match decode::registration(service, names) {
             Ok(registration) => context.found(Found::Registration(Arc::new(registration))),
             Err(why) => state.unusable(&why),

@@ -3,17 +3,17 @@
 use consul_api_types::CaRoots;
 
 use super::{
-    Context,
+    Agent,
     watch::{Event, watch},
 };
-use crate::{control::reconciler::Change, model::credentials::Roots};
+use crate::model::credentials::Roots;
 
 /// Keeps the roots fresh. An empty or unreadable list changes nothing: the last good roots stay in trust.
-pub(super) async fn run(context: &Context) {
-    let state = context.watches.register("roots");
-    watch(&context.client, &consul_api_types::Roots, super::POLL, &state, |event| {
+pub(super) async fn run(agent: &Agent, tell: impl Fn(Roots)) {
+    let state = agent.watches.register("roots");
+    watch(&agent.client, &consul_api_types::Roots, super::POLL, &state, |event| {
         if let Event::Value(roots, _) = event {
-            context.feed.send(Change::Roots(decode(&roots)?));
+            tell(decode(&roots)?);
         }
         Ok(())
     })

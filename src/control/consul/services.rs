@@ -71,6 +71,11 @@ impl Agents {
         Ok(Self { clients: clients.map_err(|problem| problem.to_string())?, names: Arc::new(Names::new()) })
     }
 
+    /// The first of them, and what resolves the names in its answers.
+    pub(super) fn first(&self) -> Option<(Client, Arc<Names>)> {
+        Some((self.clients.first()?.clone(), self.names.clone()))
+    }
+
     /// Keeps the instances of a service fresh and hands what is known of them to `tell`, until it is dropped.
     ///
     /// Instances with a failing check are marked, not left out: a restarted agent, which lists every check as critical until it has run, is told apart so.

@@ -148,7 +148,7 @@ impl Supervisor {
             Found::Queried(upstream, chain, endpoints) => {
                 for target in &chain.targets {
                     let (upstream, endpoints) = (upstream.clone(), endpoints.clone());
-                    let known = Change::Endpoints { upstream: upstream.clone(), target: target.id.clone(), endpoints };
+                    let known = Change::Endpoints { upstream: upstream.clone(), target: target.id.clone(), listed: Ok(endpoints) };
                     self.context.feed.send(Change::Chain { upstream, chain: Ok(chain.clone()) });
                     self.context.feed.send(known);
                 }
@@ -243,19 +243,25 @@ impl Supervisor {
 async fn run(context: Context, id: Arc<str>, source: Source, views: slot::Receiver<Arc<[View]>>) {
     match source {
         Source::Registration => registration::run(&context, &id).await,
-        Source::Roots => roots::run(&context).await,
-        Source::Mesh => mesh::run(&context).await,
-        Source::Leaf(service) => leaf::run(&context, &service).await,
+        Source::Roots => roots::run(&context.agent, |roots| context.feed.send(Change::Roots(roots))).await,
+        Source::Mesh => mesh::run(&context.agent, |mesh| context.feed.send(Change::Mesh(mesh))).await,
+        Source::Leaf(service) => leaf::run(&context.agent, &service, |leaf| context.feed.send(Change::Leaf(leaf))).await,
         Source::Intentions(service) => intentions::run(&context, &service).await,
         Source::Providers => jwt::run(&context).await,
         Source::Keys(place) => {
             let tell = |keys| context.feed.send(Change::Keys { place: place.clone(), keys });
-            keys::run(&place, &context.watches, tell).await;
+            keys::run(&place, &context.agent.watches, tell).await;
         }
         Source::DefaultPolicy(service, datacenter) => default_policy::run(&context, &service, &datacenter).await,
-        Source::Chain(upstream, query) => chain::run(&context, &upstream, &query).await,
+        Source::Chain(upstream, query) => {
+            let tell = |chain, _: &str| context.found(Found::Chain(upstream.clone(), chain));
+            chain::run(&context.agent, &upstream, &query, tell).await;
+        }
         Source::Query(upstream, own) => query::run(&context, &upstream.key, &upstream, &own).await,
         Source::Checks(service) => checks::run(&context, &service).await,
-        Source::Endpoints(query, locality) => endpoints::run(&context, &query, locality == Locality::Own, views).await,
+        Source::Endpoints(query, locality) => {
+            let tell = |View { upstream, target, .. }, listed| context.feed.send(Change::Endpoints { upstream, target, listed });
+            endpoints::run(&context.agent, &query, locality == Locality::Own, views, tell).await;
+        }
     }
 }

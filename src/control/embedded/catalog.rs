@@ -93,7 +93,7 @@ impl Plan {
                 dial: None,
             };
             sidecar.send(Change::Chain { upstream: key(upstream), chain: Ok(Arc::new(chain)) });
-            sidecar.send(Change::Endpoints { upstream: key(upstream), target, endpoints: Arc::new([Arc::new(endpoint)]) });
+            sidecar.send(Change::Endpoints { upstream: key(upstream), target, listed: Ok(Arc::new([Arc::new(endpoint)])) });
         }
     }
 

@@ -25,7 +25,7 @@ pub async fn start(listeners: Arc<IngressListeners>, routing: Arc<Routing>, pool
 
 /// Hands a routing over that takes the place of the one before.
 pub async fn replace(routing: Arc<Routing>, pools: &mut Pools, keys: &mut Keys, feed: &IngressFeed) {
-    let (endpoints, ()) = tokio::join!(pools.prepare(&routing), keys.adopt(&routing));
-    feed.send(IngressChange::Routing { routing: routing.clone(), endpoints });
+    let ((endpoints, services), ()) = tokio::join!(pools.prepare(&routing), keys.adopt(&routing));
+    feed.send(IngressChange::Routing { routing: routing.clone(), endpoints, services });
     pools.adopt(&routing);
 }

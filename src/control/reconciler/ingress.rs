@@ -12,7 +12,7 @@ use crate::{
         jwt::{KeyPlace, KeySet},
         registration::Unusable,
     },
-    snapshot::IngressInputs,
+    snapshot::{Credentials, IngressInputs, PoolServices, UpstreamInputs},
 };
 
 /// Something new about the reverse proxy.
@@ -26,6 +26,8 @@ pub enum IngressChange {
         routing: Arc<Routing>,
         /// The endpoints of its pools.
         endpoints: PoolEndpoints,
+        /// What is known of the services that its pools reach in the mesh.
+        services: PoolServices,
     },
     /// The endpoints of one pool, all of them; a pool that the routing does not have is passed over.
     Endpoints {
@@ -34,6 +36,15 @@ pub enum IngressChange {
         /// Its endpoints.
         endpoints: Arc<[Arc<Endpoint>]>,
     },
+    /// What is known of the service that a pool reaches in the mesh; a pool that the routing does not have is passed over.
+    Service {
+        /// The pool.
+        pool: TargetId,
+        /// What is known.
+        known: Arc<UpstreamInputs>,
+    },
+    /// Who we are in the mesh, as far as that is known.
+    Credentials(Credentials),
     /// The certificates.
     Certificates(Arc<Certificates>),
     /// What ACME servers ask for.
@@ -78,18 +89,24 @@ impl IngressFeed {
 pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
     match change {
         IngressChange::Listeners(listeners) => inputs.listeners = Some(listeners),
-        IngressChange::Routing { routing, endpoints } => {
+        IngressChange::Routing { routing, endpoints, services } => {
             let named: HashSet<_> = routing.key_places().collect();
             inputs.keys.retain(|place, _| named.contains(place));
             inputs.routing = Some(routing);
             inputs.endpoints = endpoints;
+            inputs.services = services;
         }
         IngressChange::Endpoints { pool, endpoints } => {
-            let known = inputs.routing.as_ref().is_some_and(|routing| routing.pools.iter().any(|known| known.id == pool));
-            if known {
+            if has_pool(inputs, &pool) {
                 inputs.endpoints.insert(pool, endpoints);
             }
         }
+        IngressChange::Service { pool, known } => {
+            if has_pool(inputs, &pool) {
+                inputs.services.insert(pool, known);
+            }
+        }
+        IngressChange::Credentials(credentials) => inputs.credentials.take(credentials),
         IngressChange::Certificates(certificates) => inputs.certificates = Some(certificates),
         IngressChange::Challenges(challenges) => inputs.challenges = challenges,
         IngressChange::Keys { place, keys } => {
@@ -101,4 +118,8 @@ pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
             inputs.problems.insert(source, problems);
         }
     }
+}
+
+fn has_pool(inputs: &IngressInputs, pool: &TargetId) -> bool {
+    inputs.routing.as_ref().is_some_and(|routing| routing.pools.iter().any(|known| known.id == *pool))
 }

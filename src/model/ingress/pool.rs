@@ -8,6 +8,8 @@ use crate::model::{
     balance::{Balance, Limits, PassiveHealth},
     cluster::TargetId,
     credentials::Certificate,
+    identity::ServiceName,
+    registration::UpstreamKey,
     secret::Secret,
 };
 
@@ -52,6 +54,8 @@ pub enum PoolSource {
     Servers(Vec<Server>),
     /// The health API of Consul.
     Consul(ConsulService),
+    /// The sidecars of a service, by mutual TLS.
+    Mesh(MeshService),
 }
 
 /// A server as configured.
@@ -135,6 +139,27 @@ pub struct ConsulService {
     pub namespace: Option<Arc<str>>,
     /// What is spoken; `None` is found out.
     pub scheme: Option<Scheme>,
+}
+
+/// A service of the mesh that is called through its sidecars.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct MeshService {
+    /// Who calls: whose leaf is shown, and whom intentions name as their source.
+    pub caller: ServiceName,
+    /// The service.
+    pub service: ServiceName,
+    /// The datacenter that its discovery chain is compiled for; `None` is the agent's.
+    pub datacenter: Option<Arc<str>>,
+}
+
+impl MeshService {
+    /// Names it among those that are called.
+    pub fn key(&self) -> UpstreamKey {
+        UpstreamKey(match &self.datacenter {
+            None => self.service.to_string().into(),
+            Some(datacenter) => format!("{} in {datacenter}", self.service).into(),
+        })
+    }
 }
 
 /// How a server's certificate is checked, and what we show.

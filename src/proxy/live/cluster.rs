@@ -151,6 +151,8 @@ pub(super) fn live_cluster(
 ) -> Result<Arc<LiveCluster>, String> {
     let named = |k: &&Arc<LiveCluster>| k.cluster.target == cluster.target && k.cluster.balance.policy == cluster.balance.policy;
     let before = known.iter().find(named);
+    // A listener may have servers beside mesh peers: a new leaf is nothing to them.
+    let keys = keys.filter(|_| matches!(cluster.trust, Trust::Mesh { .. }));
     let epoch = keys.map(|keys| keys.epoch);
     if let Some(same) = before.filter(|k| Arc::ptr_eq(&k.cluster, cluster) && k.epoch == epoch) {
         return Ok(same.clone());
@@ -165,8 +167,8 @@ pub(super) fn live_cluster(
     };
     let sticky = cluster.balance.sticky.as_ref().map(|sticky| {
         let key = match (&listener.identity, sealing) {
-            (Some(identity), _) => mesh_key(&identity.roots.trust_domain, &cluster.service),
-            (None, Some(secret)) => sealed_key(secret, &cluster.target),
+            (_, Some(secret)) => sealed_key(secret, &cluster.target),
+            (Some(identity), None) => mesh_key(&identity.roots.trust_domain, &cluster.service),
             (None, None) => return Err("there is nothing to seal sticky cookies with".to_owned()),
         };
         StickyTable::new(sticky, &key, &cluster.endpoints).map_err(|e| e.to_string())

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Compiled;
+use super::{
+    Compiled,
+    mesh::{self, Meshed},
+};
 use crate::{
     model::{
         access_log::AccessLog,
         cluster::{Cluster, Subset, Trust},
+        credentials::Identity,
         identity::ServiceName,
         ingress::{
             Action, Ingress, IngressRoute, IngressTls, Paths, Pool, Routing,
@@ -23,7 +27,7 @@ use crate::{
 };
 
 /// What stands in the place of a sidecar's id.
-const NAME: &str = "ingress";
+pub(super) const NAME: &str = "ingress";
 
 /// Adds the listeners of the reverse proxy to the snapshot.
 pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compiled) {
@@ -33,8 +37,11 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
     let (Some(listeners), Some(routing)) = (&inputs.listeners, &inputs.routing) else {
         return out.missing.push(format!("{NAME}: routes"));
     };
-    let clusters = clusters(inputs, routing, last);
-    let providers = Arc::new(providers(inputs, routing, last));
+    let Meshed { identity, routing, clusters } = mesh::compile(inputs, routing, last, out);
+    let clusters = kept(clusters, last);
+    let providers = Arc::new(providers(inputs, &routing, last));
+    let tls = inputs.credentials.mesh.as_ref().map(|mesh| mesh.outgoing.clone()).unwrap_or_default();
+    let common = Common { last, access_log: &listeners.access_log, member: identity.map(|identity| (identity, tls)) };
     let https_port = listeners.tls.as_ref().map(|tls| tls.public_port.unwrap_or_else(|| port(&tls.bind)));
     let ingress = |tls| Ingress {
         tls,
@@ -47,7 +54,7 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
         sealing: listeners.sealing.clone(),
     };
     if let Some(bind) = &listeners.http {
-        add(out, last, "http", bind, &listeners.access_log, ingress(None));
+        common.add(out, "http", bind, ingress(None));
     }
     if let Some(tls) = &listeners.tls {
         match &inputs.certificates {
@@ -63,33 +70,44 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
                     client_auth: tls.client_auth.clone(),
                     hsts: tls.hsts,
                 };
-                add(out, last, "https", &tls.bind, &listeners.access_log, ingress(Some(tls_parts)));
+                common.add(out, "https", &tls.bind, ingress(Some(tls_parts)));
             }
         }
     }
     if let Some((bind, files)) = &listeners.files {
         let routing = Arc::new(only_files(files));
         let (clusters, providers) = Default::default();
-        add(out, last, "files", bind, &listeners.access_log, Ingress { routing, clusters, providers, ..ingress(None) });
+        Common { member: None, ..common }.add(out, "files", bind, Ingress { routing, clusters, providers, ..ingress(None) });
     }
 }
 
-fn add(out: &mut Compiled, last: &Snapshot, name: &str, bind: &Bind, access_log: &Arc<AccessLog>, ingress: Ingress) {
-    let listener = Listener {
-        key: ListenerKey { sidecar: NAME.into(), name: name.into() },
-        service: ServiceName::local(NAME),
-        bind: bind.clone(),
-        protocol: Protocol::Http,
-        identity: None,
-        tls: TlsBounds::default(),
-        access_log: access_log.clone(),
-        role: Role::Ingress(Box::new(ingress)),
-    };
-    let same = last.listeners.get(&listener.key).filter(|last| ***last == listener).cloned();
-    out.snapshot.listeners.insert(listener.key.clone(), same.unwrap_or_else(|| Arc::new(listener)));
+/// What all listeners have.
+struct Common<'a> {
+    last: &'a Snapshot,
+    access_log: &'a Arc<AccessLog>,
+    /// Who we are in the mesh, and the mesh entry's bounds for calls there.
+    member: Option<(Arc<Identity>, TlsBounds)>,
 }
 
-fn problem(out: &mut Compiled, path: &str, why: &str, advice: &str) {
+impl Common<'_> {
+    fn add(&self, out: &mut Compiled, name: &str, bind: &Bind, ingress: Ingress) {
+        let (identity, tls) = self.member.clone().unzip();
+        let listener = Listener {
+            key: ListenerKey { sidecar: NAME.into(), name: name.into() },
+            service: ServiceName::local(NAME),
+            bind: bind.clone(),
+            protocol: Protocol::Http,
+            identity,
+            tls: tls.unwrap_or_default(),
+            access_log: self.access_log.clone(),
+            role: Role::Ingress(Box::new(ingress)),
+        };
+        let same = self.last.listeners.get(&listener.key).filter(|last| ***last == listener).cloned();
+        out.snapshot.listeners.insert(listener.key.clone(), same.unwrap_or_else(|| Arc::new(listener)));
+    }
+}
+
+pub(super) fn problem(out: &mut Compiled, path: &str, why: &str, advice: &str) {
     out.snapshot.problems.push(Problem { sidecar: NAME.to_owned(), path: path.to_owned(), why: why.to_owned(), advice: advice.to_owned() });
 }
 
@@ -100,23 +118,23 @@ fn port(bind: &Bind) -> u16 {
     }
 }
 
-/// A cluster for each pool; those that did not change keep their `Arc`.
-fn clusters(inputs: &IngressInputs, routing: &Routing, last: &Snapshot) -> Vec<Arc<Cluster>> {
+/// The clusters; those that did not change keep their `Arc`.
+fn kept(clusters: Vec<Cluster>, last: &Snapshot) -> Vec<Arc<Cluster>> {
     let known = last.listeners.values().find_map(|listener| match &listener.role {
         Role::Ingress(ingress) if !ingress.clusters.is_empty() => Some(&ingress.clusters),
         _ => None,
     });
-    let made = routing.pools.iter().enumerate().map(|(place, pool)| {
-        let cluster = cluster(inputs, pool);
+    let kept = clusters.into_iter().enumerate().map(|(place, cluster)| {
         // Unchanged routings keep their pools' places; otherwise the cluster is looked for.
         let at_place = known.and_then(|known| known.get(place)).filter(|known| ***known == cluster);
         let same = at_place.or_else(|| known?.iter().find(|known| ***known == cluster));
         same.cloned().unwrap_or_else(|| Arc::new(cluster))
     });
-    made.collect()
+    kept.collect()
 }
 
-fn cluster(inputs: &IngressInputs, pool: &Pool) -> Cluster {
+/// The cluster of a pool of servers.
+pub(super) fn cluster(inputs: &IngressInputs, pool: &Pool) -> Cluster {
     Cluster {
         target: pool.id.clone(),
         service: ServiceName::local(&pool.id.0),

@@ -13,6 +13,7 @@ mod filters;
 mod health;
 mod identity;
 mod limits;
+mod mesh;
 mod ocsp;
 mod reload;
 mod routing;

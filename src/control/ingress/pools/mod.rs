@@ -11,6 +11,7 @@
 
 mod detect;
 mod dial;
+mod mesh;
 mod names;
 mod notes;
 mod observed;
@@ -31,6 +32,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    mesh::Mesh,
     names::Addresses,
     notes::Notes,
     observed::{Running, Shared},
@@ -53,6 +55,7 @@ use crate::{
         },
         listener::Address,
     },
+    snapshot::PoolServices,
 };
 
 /// How long a new routing waits for first answers of servers that were not known before. Whoever has not answered by then counts as healthy, as the
@@ -127,8 +130,9 @@ impl Pools {
         }
     }
 
-    /// The endpoints of all pools of a routing, as far as they can be known within a short while. Nothing of the routing in force changes.
-    pub async fn prepare(&self, routing: &Routing) -> PoolEndpoints {
+    /// The endpoints of all pools of a routing, and what is known of those in the mesh, as far as that can be known within a short while. Nothing
+    /// of the routing in force changes.
+    pub async fn prepare(&self, routing: &Routing) -> (PoolEndpoints, PoolServices) {
         let pools: BTreeMap<TargetId, Arc<Followed>> = routing.pools.iter().map(|pool| (pool.id.clone(), self.followed(pool))).collect();
         self.prepared.lock().clone_from(&pools);
         let (changed, end) = (Arc::new(Notify::new()), Instant::now() + PATIENCE);
@@ -138,7 +142,13 @@ impl Pools {
                 break;
             }
         }
-        pools.into_iter().map(|(id, followed)| (id, followed.running.now.get().endpoints)).collect()
+        let (mut endpoints, mut services) = (PoolEndpoints::new(), PoolServices::new());
+        for (id, followed) in pools {
+            let known = followed.running.now.get();
+            services.extend(known.service.map(|service| (id.clone(), service)));
+            endpoints.insert(id, known.endpoints);
+        }
+        (endpoints, services)
     }
 
     /// From now on looks after the pools of this routing, and of no other. To be called once the routing was handed over.
@@ -155,7 +165,11 @@ impl Pools {
                 loop {
                     changed.notified().await;
                     let feed = feed.lock();
-                    feed.send(IngressChange::Endpoints { pool: id.clone(), endpoints: running.now.get().endpoints });
+                    let (pool, Known { endpoints, service, .. }) = (id.clone(), running.now.get());
+                    feed.send(match service {
+                        None => IngressChange::Endpoints { pool, endpoints },
+                        Some(known) => IngressChange::Service { pool, known },
+                    });
                 }
             }))
         };
@@ -181,10 +195,12 @@ pub struct Sources {
     agents: Result<Agents, String>,
     resolver: Arc<Result<TokioResolver, String>>,
     notes: Arc<Notes>,
+    feed: IngressFeed,
     watches: Arc<Watches>,
     shared: Arc<InUse>,
-    /// Not shared with other agents.
+    /// Not shared with other agents, as what follows.
     services: Shared<ConsulService, Running<Instances>>,
+    mesh: Mesh,
 }
 
 /// What does not depend on the agents.
@@ -206,9 +222,11 @@ impl Sources {
             settings,
             resolver: Arc::new(resolver),
             notes: Notes::new(feed.clone()),
+            feed: feed.clone(),
             watches,
             shared: Arc::default(),
             services: Shared::default(),
+            mesh: Mesh::default(),
         }
     }
 
@@ -218,9 +236,11 @@ impl Sources {
             settings: Settings { consul, ..self.settings.clone() },
             resolver: self.resolver.clone(),
             notes: self.notes.clone(),
+            feed: self.feed.clone(),
             watches: self.watches.clone(),
             shared: self.shared.clone(),
             services: Shared::default(),
+            mesh: Mesh::default(),
         }
     }
 

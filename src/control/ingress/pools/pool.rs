@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{
-    Sources,
+    Sources, mesh,
     names::Addresses,
     observed::{Observed, Running},
     server::{Judgement, Server},
@@ -24,6 +24,7 @@ use crate::{
         },
         listener::Address,
     },
+    snapshot::UpstreamInputs,
 };
 
 /// The largest share of an endpoint.
@@ -34,6 +35,8 @@ const LARGEST_WEIGHT: u32 = 128;
 pub struct Known {
     /// Its endpoints.
     pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// What is known of the service that it reaches in the mesh, in their place.
+    pub service: Option<Arc<UpstreamInputs>>,
     /// Whether each of its servers was looked up and asked.
     pub settled: bool,
 }
@@ -41,7 +44,11 @@ pub struct Known {
 /// Keeps the endpoints of a pool fresh until it is dropped.
 pub async fn follow(pool: Arc<Pool>, sources: Arc<Sources>, now: Arc<Observed<Known>>) {
     let changed = Arc::new(Notify::new());
-    let origin = Origin::new(&pool.source, &sources, &changed);
+    let origin = match &pool.source {
+        PoolSource::Servers(servers) => Origin::servers(servers, &sources, &changed),
+        PoolSource::Consul(service) => Origin::consul(service, &sources, &changed),
+        PoolSource::Mesh(service) => return mesh::follow(service, &sources, &now).await,
+    };
     let mut servers = HashMap::new();
     loop {
         let (members, mut settled) = origin.members();
@@ -66,7 +73,7 @@ pub async fn follow(pool: Arc<Pool>, sources: Arc<Sources>, now: Arc<Observed<Kn
         }
         servers = used;
         let endpoints = endpoints(judged, &now.get().endpoints);
-        now.set(Known { endpoints, settled });
+        now.set(Known { endpoints, settled, service: None });
         changed.notified().await;
     }
 }
@@ -88,25 +95,22 @@ struct Member {
 }
 
 impl Origin {
-    fn new(source: &PoolSource, sources: &Sources, changed: &Arc<Notify>) -> Self {
-        match source {
-            PoolSource::Servers(servers) => {
-                let named = |server: &ingress::Server| match &server.host {
-                    ServerHost::Name(name, _) => {
-                        let addresses = sources.name(name);
-                        addresses.now.observe(changed);
-                        Some(addresses)
-                    }
-                    ServerHost::Ip(..) | ServerHost::Unix(_) => None,
-                };
-                Self::Servers(servers.iter().map(|server| (server.clone(), named(server))).collect())
+    fn servers(servers: &[ingress::Server], sources: &Sources, changed: &Arc<Notify>) -> Self {
+        let named = |server: &ingress::Server| match &server.host {
+            ServerHost::Name(name, _) => {
+                let addresses = sources.name(name);
+                addresses.now.observe(changed);
+                Some(addresses)
             }
-            PoolSource::Consul(service) => {
-                let instances = sources.service(service);
-                instances.now.observe(changed);
-                Self::Consul(service.clone(), instances)
-            }
-        }
+            ServerHost::Ip(..) | ServerHost::Unix(_) => None,
+        };
+        Self::Servers(servers.iter().map(|server| (server.clone(), named(server))).collect())
+    }
+
+    fn consul(service: &ConsulService, sources: &Sources, changed: &Arc<Notify>) -> Self {
+        let instances = sources.service(service);
+        instances.now.observe(changed);
+        Self::Consul(service.clone(), instances)
     }
 
     /// The members as they are known, and whether all are.

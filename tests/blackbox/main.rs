@@ -18,6 +18,7 @@ mod jwt;
 mod lifecycle;
 mod listeners;
 mod local;
+mod monitoring;
 mod observability;
 mod process;
 mod protocols;

@@ -27,13 +27,13 @@ use prometheus::{
     proto::{LabelPair, MetricFamily},
 };
 
-use self::{openmetrics::Exemplars, pulled::Pulled};
 pub use self::{
     listener::{Hits, ListenerMetrics, RequestInFlight, Totals},
     openmetrics::Format,
     reloads::{Reload, ReloadOf, Reloaded, Reloads},
     scope::Scope,
 };
+use self::{openmetrics::Exemplars, pulled::Pulled};
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.

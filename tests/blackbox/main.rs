@@ -21,6 +21,7 @@ mod jwt;
 mod lifecycle;
 mod listeners;
 mod local;
+mod monitoring;
 mod nomad;
 mod observability;
 mod packaging;

@@ -4,6 +4,7 @@ pub mod acme;
 pub mod agent;
 pub mod check;
 pub mod fault;
+pub mod kubernetes;
 pub mod main_file;
 pub mod mesh_file;
 mod named;

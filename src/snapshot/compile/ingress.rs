@@ -9,7 +9,7 @@ use crate::{
         cluster::{Cluster, Subset, Trust},
         identity::ServiceName,
         ingress::{
-            Action, Ingress, IngressRoute, IngressTls, Paths, Pool, Routing,
+            Action, Certificates, Ingress, IngressRoute, IngressTls, Paths, Pool, Routing,
             auth::AuthKind,
             filters::{Files, Filters},
             hosts::Hosts,
@@ -50,19 +50,14 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
         add(out, last, "http", bind, &listeners.access_log, ingress(None));
     }
     if let Some(tls) = &listeners.tls {
-        match &inputs.certificates {
+        match certificates(inputs) {
             None => out.missing.push(format!("{NAME}: certificates")),
             // While an ACME server asks, there may be nothing to show but its challenge.
             Some(none) if none.pairs.is_empty() && inputs.challenges.tls_alpn.is_empty() => {
                 problem(out, "certificates", "there is none, so TLS is not served", "put NAME.crt and NAME.key into the folder");
             }
             Some(certificates) => {
-                let tls_parts = IngressTls {
-                    grade: tls.grade,
-                    certificates: certificates.clone(),
-                    client_auth: tls.client_auth.clone(),
-                    hsts: tls.hsts,
-                };
+                let tls_parts = IngressTls { grade: tls.grade, certificates, client_auth: tls.client_auth.clone(), hsts: tls.hsts };
                 add(out, last, "https", &tls.bind, &listeners.access_log, ingress(Some(tls_parts)));
             }
         }
@@ -72,6 +67,18 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
         let (clusters, providers) = Default::default();
         add(out, last, "files", bind, &listeners.access_log, Ingress { routing, clusters, providers, ..ingress(None) });
     }
+}
+
+/// All certificates. Whoever asks for no name that any has is shown one of the folder, as long as there is one.
+fn certificates(inputs: &IngressInputs) -> Option<Arc<Certificates>> {
+    let folder = inputs.folder.as_ref()?;
+    if inputs.cluster_pairs.is_empty() {
+        return Some(folder.clone());
+    }
+    let mut pairs: Vec<_> = folder.pairs.iter().chain(&inputs.cluster_pairs).cloned().collect();
+    pairs.sort_by(|one, other| one.name.cmp(&other.name));
+    let first = || folder.pairs.first().map(|pair| pair.name.clone());
+    Some(Arc::new(Certificates { pairs, default: folder.default.clone().or_else(first) }))
 }
 
 fn add(out: &mut Compiled, last: &Snapshot, name: &str, bind: &Bind, access_log: &Arc<AccessLog>, ingress: Ingress) {

@@ -4,6 +4,7 @@
 //! names ──┐
 //!         ├── pool ── endpoints ── IngressFeed
 //! consul ─┤    │
+//! cluster ┤    │
 //!         └── server: detect, probe        (one task a server, shared by the pools that ask the same of it)
 //! ```
 //!
@@ -38,10 +39,11 @@ use self::{
     server::{Judgement, Server},
 };
 use crate::{
-    config::agent::AgentConfig,
+    config::{agent::AgentConfig, kubernetes::ClusterConfig},
     control::{
         consul::services::{Agents, Instances},
         dns,
+        kubernetes::Cluster,
         reconciler::{IngressChange, IngressFeed},
         watches::Watches,
     },
@@ -49,7 +51,7 @@ use crate::{
         cluster::TargetId,
         ingress::{
             PoolEndpoints, Routing,
-            pool::{ConsulService, Pool},
+            pool::{ConsulService, KubernetesService, Pool},
         },
     },
 };
@@ -65,6 +67,8 @@ pub struct Settings {
     pub dns_servers: Vec<SocketAddr>,
     /// The Consul agents, the first that answers is asked; none: the usual address.
     pub consul: Vec<AgentConfig>,
+    /// The cluster of Kubernetes; none: Services of it cannot be found.
+    pub kubernetes: Option<ClusterConfig>,
 }
 
 /// Finds the endpoints of pools and keeps them fresh.
@@ -104,11 +108,17 @@ impl Pools {
         Self { feed: Arc::new(Mutex::new(feed)), sources, current: BTreeMap::new(), prepared: Mutex::default(), telling: Vec::new() }
     }
 
-    /// From the next routing on asks other Consul agents.
-    pub fn set_consul(&mut self, agents: Vec<AgentConfig>) {
-        if self.sources.settings.consul != agents {
-            self.sources = Arc::new(self.sources.with_consul(agents));
+    /// From the next routing on asks other Consul agents, or another cluster of Kubernetes.
+    pub fn set_sources(&mut self, consul: Vec<AgentConfig>, kubernetes: Option<ClusterConfig>) {
+        let settings = &self.sources.settings;
+        if (&settings.consul, &settings.kubernetes) != (&consul, &kubernetes) {
+            self.sources = Arc::new(self.sources.with(consul, kubernetes));
         }
+    }
+
+    /// The cluster that the next routing's Services are of.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.sources.cluster.as_ref()
     }
 
     /// Servers that are probed, by name and address, and whether each is healthy by all probes of it: what a metric shows.
@@ -182,6 +192,9 @@ pub struct Sources {
     shared: Arc<InUse>,
     /// Not shared with other agents.
     services: Shared<ConsulService, Running<Instances>>,
+    cluster: Option<Arc<Cluster>>,
+    /// Not shared with other clusters.
+    cluster_services: Shared<KubernetesService, Running<Instances>>,
 }
 
 /// What does not depend on the agents.
@@ -200,19 +213,25 @@ impl Sources {
         });
         Self {
             agents: Agents::new(&settings.consul),
+            cluster: settings.kubernetes.clone().map(|config| Cluster::start(config, watches.clone())),
             settings,
             resolver: Arc::new(resolver),
             notes: Notes::new(feed.clone()),
             watches,
             shared: Arc::default(),
             services: Shared::default(),
+            cluster_services: Shared::default(),
         }
     }
 
-    fn with_consul(&self, consul: Vec<AgentConfig>) -> Self {
+    fn with(&self, consul: Vec<AgentConfig>, kubernetes: Option<ClusterConfig>) -> Self {
+        let same = self.cluster.clone().filter(|known| Some(&known.config) == kubernetes.as_ref());
+        let start = |config| Cluster::start(config, self.watches.clone());
         Self {
             agents: Agents::new(&consul),
-            settings: Settings { consul, ..self.settings.clone() },
+            cluster: same.or_else(|| kubernetes.clone().map(start)),
+            cluster_services: Shared::default(),
+            settings: Settings { consul, kubernetes, ..self.settings.clone() },
             resolver: self.resolver.clone(),
             notes: self.notes.clone(),
             watches: self.watches.clone(),
@@ -230,6 +249,25 @@ impl Sources {
     fn server(&self, server: &Server) -> Arc<Running<Judgement>> {
         self.shared.servers.get_or(server, || {
             Running::start(Judgement::first(server.scheme), |now| server::watch(server.clone(), now, self.notes.clone()))
+        })
+    }
+
+    fn kubernetes_service(&self, service: &KubernetesService) -> Arc<Running<Instances>> {
+        self.cluster_services.get_or(service, || {
+            let note = self.notes.note("kubernetes", format!("Service {}/{}", service.namespace, service.name));
+            let (cluster, service) = (self.cluster.clone(), service.clone());
+            Running::start(Instances::default(), |now| async move {
+                let tell = |instances: Instances| {
+                    match &instances.failed {
+                        Some(why) => note.set(why.clone(), "see to the Service and its ports; until then its paths are answered with 503"),
+                        None => note.clear(),
+                    }
+                    now.set(instances);
+                };
+                if let Some(cluster) = cluster {
+                    cluster.follow(&service, tell).await;
+                }
+            })
         })
     }
 

@@ -20,7 +20,7 @@ use crate::{
         cluster::{Dial, Endpoint, Health},
         ingress::{
             self, PoolSource, ServerHost,
-            pool::{ConsulService, Pool, Scheme},
+            pool::{Pool, Scheme},
         },
         listener::Address,
     },
@@ -74,7 +74,7 @@ pub async fn follow(pool: Arc<Pool>, sources: Arc<Sources>, now: Arc<Observed<Kn
 /// Where a pool's members come from.
 enum Origin {
     Servers(Vec<(ingress::Server, Option<Arc<Running<Addresses>>>)>),
-    Consul(ConsulService, Arc<Running<Instances>>),
+    Instances(Option<Scheme>, Arc<Running<Instances>>),
 }
 
 /// A server at one address.
@@ -104,7 +104,12 @@ impl Origin {
             PoolSource::Consul(service) => {
                 let instances = sources.service(service);
                 instances.now.observe(changed);
-                Self::Consul(service.clone(), instances)
+                Self::Instances(service.scheme, instances)
+            }
+            PoolSource::Kubernetes(service) => {
+                let instances = sources.kubernetes_service(service);
+                instances.now.observe(changed);
+                Self::Instances(service.scheme, instances)
             }
         }
     }
@@ -141,7 +146,7 @@ impl Origin {
                 }
                 (members, settled)
             }
-            Self::Consul(service, instances) => {
+            Self::Instances(scheme, instances) => {
                 let instances = instances.now.get();
                 let member = |endpoint: &Arc<Endpoint>| Member {
                     id: endpoint.id.clone(),
@@ -150,7 +155,7 @@ impl Origin {
                         Address::Tcp(address) => address.ip().to_string().into(),
                         Address::Unix(_) => "localhost".into(),
                     },
-                    scheme: service.scheme,
+                    scheme: *scheme,
                     weight: endpoint.weight,
                     health: endpoint.health,
                 };
@@ -160,7 +165,7 @@ impl Origin {
     }
 }
 
-/// What must be asked of a member; `None` if nothing may be, or if Consul says already that it is down.
+/// What must be asked of a member; `None` if nothing may be, or if its source says already that it is down.
 fn server(pool: &Pool, member: &Member) -> Option<Server> {
     let check = pool.health.clone()?;
     (member.health != Health::Critical && member.weight > 0).then(|| Server {

@@ -70,8 +70,9 @@ impl Source {
         let Self { main, feed, telemetry, watches, stop } = &self;
         let (wishes, heard) = broadcast::channel(WAITING_WISHES);
         self.certificates(heard.resubscribe()).await;
+        let own = main.process.listen.iter().map(|bind| bind.address.clone()).collect();
         let kubernetes = routes.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster.clone());
-        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone(), kubernetes };
+        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone(), kubernetes, own };
         let pools = Pools::new(feed.clone(), settings, watches.clone());
         telemetry.metrics.server_health_from(pools.health());
         let keys = Keys::new(feed.clone(), watches.clone());

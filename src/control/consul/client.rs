@@ -42,7 +42,7 @@ const BETWEEN_RECOVERIES: Duration = Duration::from_secs(5);
 /// From where on a query asks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum At {
-    /// What is there now, without waiting; `consistent`, see [`super::caught_up`].
+    /// What is there now, without waiting; `consistent`, see `caught_up.rs`.
     #[default]
     Now,
     /// Held until the index is past this one.

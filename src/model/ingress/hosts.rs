@@ -1,6 +1,6 @@
 //! Names and paths: which route takes a request.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, net::Ipv6Addr};
 
 use serde::{Serialize, Serializer};
 
@@ -68,12 +68,13 @@ impl Hosts {
     }
 }
 
-/// A host in its one form: lower case, without port and trailing dot.
+/// A host in its one form: lower case, without port and trailing dot, an IPv6 address as RFC 5952 writes it.
 pub fn canonical(authority: &str) -> Cow<'_, str> {
-    let name = match authority.strip_prefix('[').and_then(|rest| rest.find(']')) {
-        Some(end) => authority.get(..end + 2).unwrap_or(authority),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
+    if let Some((address, _)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let shortest = address.parse().map(|address: Ipv6Addr| address.to_string());
+        return Cow::Owned(format!("[{}]", shortest.unwrap_or_else(|_| address.to_ascii_lowercase())));
+    }
+    let name = authority.split(':').next().unwrap_or_default();
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.bytes().any(|b| b.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }
 }
@@ -205,6 +206,8 @@ mod tests {
             (".a.test", 1),
             ("[::1]:80", 2),
             ("[::1]", 2),
+            ("[0:0::0001]:80", 2),
+            ("[::FFFF]", 3),
             ("[::2]", 3),
             ("other", 3),
             ("", 3),

@@ -53,6 +53,7 @@ use crate::{
             PoolEndpoints, Routing,
             pool::{ConsulService, KubernetesService, Pool},
         },
+        listener::Address,
     },
 };
 
@@ -69,6 +70,8 @@ pub struct Settings {
     pub consul: Vec<AgentConfig>,
     /// The cluster of Kubernetes; none: Services of it cannot be found.
     pub kubernetes: Option<ClusterConfig>,
+    /// Where this process listens itself: such a server answers only once the first routing is served, so that none waits for it.
+    pub own: Vec<Address>,
 }
 
 /// Finds the endpoints of pools and keeps them fresh.
@@ -248,7 +251,8 @@ impl Sources {
 
     fn server(&self, server: &Server) -> Arc<Running<Judgement>> {
         self.shared.servers.get_or(server, || {
-            Running::start(Judgement::first(server.scheme), |now| server::watch(server.clone(), now, self.notes.clone()))
+            let first = Judgement { settled: self.settings.own.contains(&server.address), ..Judgement::first(server.scheme) };
+            Running::start(first, |now| server::watch(server.clone(), now, self.notes.clone()))
         })
     }
 

@@ -22,7 +22,7 @@ use crate::{
         ingress::{
             self,
             keys::Keys,
-            pools::{Pools, Settings},
+            pools::{PATIENCE, Pools, Settings},
         },
         reconciler,
     },
@@ -231,6 +231,18 @@ async fn whoever_does_not_answer_at_the_start_counts_as_healthy_until_it_is_know
     let mut bench = Bench::start(Settings::default());
     let patient = HealthCheck { timeout: Duration::from_secs(30), ..quick() };
     bench.load(vec![Pool { health: Some(patient), ..pool("/", &[&mute]) }]).await;
+    assert_eq!(bench.now().healthy("/"), 1);
+}
+
+/// As `file_server_address`, which the documents of the users name as a server.
+#[tokio::test]
+async fn nobody_waits_for_what_this_process_serves_itself() {
+    let (own, _task) = saying(None).await;
+    let mut bench = Bench::start(Settings { own: vec![Listens::Tcp(own)], ..Settings::default() });
+    let patient = HealthCheck { timeout: Duration::from_secs(30), ..quick() };
+    let begun = Instant::now();
+    bench.load(vec![Pool { health: Some(patient), ..pool("/", &[&own]) }]).await;
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
     assert_eq!(bench.now().healthy("/"), 1);
 }
 

@@ -157,7 +157,7 @@ impl<K: Kind> Store<K> {
     /// Removes an object, whatever its group is by now.
     pub fn remove(&mut self, object: &K) {
         let (namespace, _, name) = key(object);
-        self.known.retain(|(of, _, known), _| (&*of, &*known) != (&namespace, &name));
+        self.known.retain(|(of, _, known), _| (of, known) != (&namespace, &name));
     }
 
     /// An object of a kind without groups.

@@ -26,7 +26,7 @@ pub async fn write(client: Client, config: IngressConfig, mut objects: Receiver<
         return;
     }
     let watch = watches.register("kubernetes status");
-    let wanted: Vec<_> = config.status.iter().map(|text| entry(text)).collect();
+    let wanted: Vec<_> = config.status.iter().map(entry).collect();
     loop {
         let lacking: Vec<Arc<Ingress>> = {
             let objects = objects.borrow_and_update();

@@ -34,6 +34,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const STAYS_IN: &[(&str, &[&str])] = &[
     ("pingora", &["proxy", "app"]),
     ("consul_api_types", &["control/consul"]),
+    ("kube", &["control/kubernetes"]),
+    ("k8s_openapi", &["control/kubernetes"]),
     ("reqwest", &["control/consul", "control/ingress", "control/keys", "proxy/filter/auth", "app/ask"]),
     ("axum", &["admin", "control/embedded"]),
 ];

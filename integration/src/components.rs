@@ -59,6 +59,40 @@ pub fn cni_plugins() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// A program of Kubernetes, `kube-apiserver` or `kubectl`: `KUBE_APISERVER_BIN` or `KUBECTL_BIN`, else built from `tools/kube-apiserver`.
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn kubernetes(program: &str) -> Result<PathBuf> {
+    let variable = format!("{}_BIN", program.replace('-', "_").to_uppercase());
+    if let Some(path) = std::env::var_os(variable) {
+        return Ok(path.into());
+    }
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/kube-apiserver");
+    let version = required_version(&source)?;
+    once(&format!("kube-apiserver-{version}"), program, "about seven minutes", |binary| {
+        // It does not start without knowing its version.
+        let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{version}");
+        let mut go = Command::new("go");
+        go.args(["build", "-ldflags", &flags, "-o"]).arg(binary).arg(format!("k8s.io/kubernetes/cmd/{program}")).current_dir(&source);
+        run(&mut go, "Go 1.22 or newer (`apt-get install golang`)")
+    })
+}
+
+/// The `etcd` program: `ETCD_BIN`, else the one on the `PATH`, else built from `tools/etcd`.
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn etcd() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ETCD_BIN") {
+        return Ok(path.into());
+    }
+    match on_path("etcd") {
+        Some(path) => Ok(path),
+        None => go_build("etcd", "etcd", "go.etcd.io/etcd/server/v3", "half a minute"),
+    }
+}
+
 /// gRPC's own interoperability peer, `role` being `client` or `server`: built from `tools/grpc-interop`.
 ///
 /// # Errors

@@ -87,7 +87,15 @@ impl Listener {
     /// # Errors
     /// When binding fails.
     pub async fn loopback() -> Result<(Self, Address)> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Listens on a port of an address of this host that the kernel chooses; says which.
+    ///
+    /// # Errors
+    /// When binding fails.
+    pub async fn at(ip: Ipv4Addr) -> Result<(Self, Address)> {
+        let listener = TcpListener::bind((ip, 0)).await?;
         let address = Address::Tcp(listener.local_addr()?);
         Ok((Self::Tcp(listener), address))
     }

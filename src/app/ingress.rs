@@ -14,7 +14,7 @@ use crate::{
     config::{fault::Faults, main_file::MainFile, shown, upstreams},
     control::{
         ingress::{
-            self, acme, certificates,
+            acme, certificates,
             keys::Keys,
             pools::{Pools, Settings},
             reload::{self, Files, Loaded, Reread, Routes},
@@ -50,6 +50,8 @@ pub(super) fn run(options: ServeOptions) -> Result<ExitCode, Failure> {
         let outside = Outside { ready: None, scrape_path: SCRAPE_PATH.to_owned() };
         let watches = Arc::new(Watches::default());
         let known = watches.clone();
+        let counted = watches.clone();
+        telemetry.metrics.watch_failures_from(move || counted.snapshot().into_iter().map(|watch| (watch.name, watch.failures)).collect());
         let told = Arc::new(move || serde_json::json!(watches.snapshot()));
         serve(&process, standing, outside, telemetry.clone(), log, told, |feed, around, stop| {
             Source { main: Arc::new(main), feed: feed.ingress(), telemetry, watches: known, stop }.run(routes, around)
@@ -73,11 +75,12 @@ impl Source {
         let (wishes, heard) = broadcast::channel(WAITING_WISHES);
         self.certificates(heard.resubscribe()).await;
         let own = main.process.listen.iter().map(|bind| bind.address.clone()).collect();
-        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone(), own };
-        let mut pools = Pools::new(feed.clone(), settings, watches.clone());
+        let kubernetes = routes.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster.clone());
+        let settings = Settings { dns_servers: main.dns_servers.clone(), consul: routes.consul.clone(), kubernetes, own };
+        let pools = Pools::new(feed.clone(), settings, watches.clone());
         telemetry.metrics.server_health_from(pools.health());
-        let mut keys = Keys::new(feed.clone(), watches.clone());
-        ingress::start(Arc::new(main.listeners.clone()), routes.routing.clone(), &mut pools, &mut keys, feed).await;
+        let keys = Keys::new(feed.clone(), watches.clone());
+        feed.send(IngressChange::Listeners(Arc::new(main.listeners.clone())));
         let read = main.clone();
         let files = Files {
             main: main.upstreams.clone(),
@@ -128,9 +131,9 @@ pub(super) fn shown(main: &MainFile) -> Result<String, Faults> {
 /// Reads the routes' files, with a pushed text in the place of the first, and checks them.
 fn load(main: &MainFile, pushed: Option<&str>) -> Result<Loaded, Faults> {
     let texts = upstreams::texts(main, pushed)?;
-    let upstreams::Upstreams { routing, consul, also_read } = upstreams::parse(&texts, main)?;
+    let upstreams::Upstreams { routing, consul, kubernetes, also_read } = upstreams::parse(&texts, main)?;
     let shown = shown::shown(&texts);
     // Of what is shown: a digest that anybody may see must not hold a password.
     let version: String = sha256(shown.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    Ok(Loaded { routing: Arc::new(routing), consul, also_read, shown: shown.into(), version: version.into() })
+    Ok(Loaded { routing: Arc::new(routing), consul, kubernetes, also_read, shown: shown.into(), version: version.into() })
 }

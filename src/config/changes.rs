@@ -71,8 +71,7 @@ fn entries(node: &Node) -> &[(Key, Node)] {
 }
 
 fn compare(at: &Where, old: &Node, new: &Node, out: &mut Vec<String>) {
-    let (before, after) = (inline(old), inline(new));
-    if before == after {
+    if old.kind == new.kind {
         return;
     }
     match (at, &old.kind, &new.kind) {
@@ -82,11 +81,13 @@ fn compare(at: &Where, old: &Node, new: &Node, out: &mut Vec<String>) {
         }
         (Where::Host(host), _, Kind::Null) => out.push(format!("host {host} removed")),
         (Where::Top | Where::Hosts | Where::Host(_) | Where::Paths(_), _, _) => maps(at, old, new, out),
-        (Where::Route(name) | Where::Setting(name), Kind::Null, _) => out.push(format!("{name} added: {}", short(&after))),
+        (Where::Route(name) | Where::Setting(name), Kind::Null, _) => out.push(format!("{name} added: {}", short(&inline(new)))),
         (Where::Route(name) | Where::Setting(name), _, Kind::Null) => out.push(format!("{name} removed")),
         (Where::Route(_) | Where::Setting(_), Kind::Map(_), Kind::Map(_)) => maps(at, old, new, out),
         (Where::Setting(name), Kind::List(old), Kind::List(new)) => lists(name, old, new, out),
-        (Where::Route(name) | Where::Setting(name), _, _) => out.push(format!("{name}: {} -> {}", short(&before), short(&after))),
+        (Where::Route(name) | Where::Setting(name), _, _) => {
+            out.push(format!("{name}: {} -> {}", short(&inline(old)), short(&inline(new))))
+        }
     }
 }
 

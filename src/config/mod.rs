@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod changes;
 pub mod check;
 pub mod fault;
+pub mod kubernetes;
 pub mod main_file;
 pub mod mesh_file;
 mod named;

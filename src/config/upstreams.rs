@@ -4,6 +4,7 @@ mod auth;
 mod consul;
 mod headers;
 mod hosts;
+mod kubernetes;
 mod policy;
 mod pool;
 mod raw;
@@ -23,6 +24,7 @@ use self::{
 use super::{
     agent::AgentConfig,
     fault::{Check, Faults, Place},
+    kubernetes::Kubernetes,
     main_file::MainFile,
     read,
     shape::{Definitions, Shape},
@@ -37,6 +39,8 @@ pub struct Upstreams {
     pub routing: Routing,
     /// The agents that Consul services are asked of; the first that answers is used.
     pub consul: Vec<AgentConfig>,
+    /// The cluster that Services and Ingresses are read from; `None` if nothing asks for one.
+    pub kubernetes: Option<Kubernetes>,
     /// Files that the routes were made of beside the given ones: secrets, certificates, key sets; sorted.
     pub also_read: Vec<PathBuf>,
 }
@@ -120,14 +124,16 @@ pub(super) fn parse_in(texts: &[(PathBuf, String)], main: &MainFile, env: Enviro
     }
     let Some(raw) = first else { return check.finish(Upstreams::default()) };
     consul::paths(raw.consul.as_ref(), &main.upstreams, &mut table, &mut check);
+    kubernetes::paths(raw.kubernetes.as_ref(), &main.upstreams, &mut table, &mut check);
     let folder = read::folder(&main.upstreams);
     let mesh = consul::Mesh::new(raw.consul.as_ref(), &mut check);
     let scope = Scope { name: "global", folder: &folder, main, mesh: &mesh };
     let globals = Policy::new(main).with(&raw.policy, scope, &mut check);
     let routing = table.routing(&globals, scope, &mut check);
     let consul = consul::agents(raw.consul.as_ref(), &folder, &mut check);
+    let kubernetes = kubernetes::cluster(&raw, &globals, &routing, &folder, &mut check);
     let also_read = check.files_read();
-    check.finish(Upstreams { routing, consul, also_read })
+    check.finish(Upstreams { routing, consul, kubernetes, also_read })
 }
 
 /// Reads what stands in the routes file; `None` after a fault was told.
@@ -142,7 +148,6 @@ fn routes_file(mut node: Node, main: &MainFile, table: &mut Table, check: &mut C
     table.add(outside, &main.upstreams, false, check);
     table.add(inside, &main.upstreams, false, check);
     match &raw.provider {
-        Some(at) if at.value.0 == Provider::Kubernetes => check.fault(&at.place, "kubernetes means nothing here", raw::KUBERNETES),
         Some(at) if at.value.0 == Provider::Consul && raw.consul.is_none() => {
             check.fault(&at.place, "provider consul without consul", "write consul: with servers and services");
         }

@@ -8,6 +8,7 @@ mod dns;
 pub mod embedded;
 pub mod ingress;
 mod keys;
+pub mod kubernetes;
 pub mod reconciler;
 pub mod watches;
 

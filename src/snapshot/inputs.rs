@@ -8,7 +8,7 @@ use std::{
 use crate::model::{
     cluster::{Endpoint, TargetId},
     credentials::{Leaf, Roots},
-    ingress::{Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
+    ingress::{CertificatePair, Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
     intention::{DefaultPolicy, Intention},
     jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
@@ -33,8 +33,10 @@ pub struct IngressInputs {
     pub routing: Option<Arc<Routing>>,
     /// The endpoints of the routing's pools.
     pub endpoints: PoolEndpoints,
-    /// Its certificates, once the folder was read.
-    pub certificates: Option<Arc<Certificates>>,
+    /// The certificates of its folder, once that was read.
+    pub folder: Option<Arc<Certificates>>,
+    /// Those of Ingresses.
+    pub cluster_pairs: Vec<Arc<CertificatePair>>,
     /// What ACME servers ask for.
     pub challenges: Arc<Challenges>,
     /// The last good keys of each place that the routing's token issuers name, or why there never were any.

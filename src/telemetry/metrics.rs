@@ -51,6 +51,7 @@ pub struct Metrics {
     families: Arc<Families>,
     leaf_expiry: Pulled,
     consul_last_success: Pulled,
+    watch_failures: Pulled,
     server_healthy: Pulled,
     /// How reading the configuration anew fares.
     pub reloads: Reloads,
@@ -80,6 +81,7 @@ impl Metrics {
                 &registry,
                 Pulled::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent", "watch")?,
             )?,
+            watch_failures: registered(&registry, Pulled::new("aralez_watch_failures", "Failures in a row of each watch", "watch")?)?,
             server_healthy: registered(
                 &registry,
                 Pulled::new("aralez_server_healthy", "1 if a server of a route passes its health checks, else 0", "server")?,
@@ -120,6 +122,11 @@ impl Metrics {
     /// Says where to read the sidecars and when their leaves expire, in seconds since the Unix epoch. The first source stays.
     pub fn leaf_expiry_from(&self, read: impl Fn() -> Vec<(String, i64)> + Send + Sync + 'static) {
         self.leaf_expiry.read_from(move || read().into_iter().map(|(sidecar, at)| (sidecar, at as f64)).collect());
+    }
+
+    /// Says where to read the watches and how often each failed in a row. The first source stays.
+    pub fn watch_failures_from(&self, read: impl Fn() -> Vec<(String, u32)> + Send + Sync + 'static) {
+        self.watch_failures.read_from(move || read().into_iter().map(|(watch, failures)| (watch, f64::from(failures))).collect());
     }
 
     /// Says where to read the watches and when the agent last answered each. The first source stays.

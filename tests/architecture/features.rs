@@ -53,7 +53,7 @@ const FEATURES: &[(&str, &[&str])] = &[
         ],
     ),
     ("Consul Integration", &["h10_instances_follow_their_checks_and_outlive_the_agent", "h10_the_token_is_sent_and_its_lack_shows"]),
-    ("Kubernetes Integration", &[]),
+    ("Kubernetes Integration", &["ingresses_are_routes_that_follow_endpoints", "what_was_known_stays_while_the_api_server_fails"]),
     ("Request Limiter", &["each_path_has_the_limit_that_is_nearest_to_it", "h12_a_limit_is_that_of_its_route"]),
     (
         "Serve Static Files",

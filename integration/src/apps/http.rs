@@ -56,6 +56,15 @@ pub async fn http_echo(name: &str) -> Result<App> {
     Ok(serve(name, listener, address, Speaks::Either))
 }
 
+/// The same on an address of this host.
+///
+/// # Errors
+/// When it cannot listen there.
+pub async fn http_echo_at(name: &str, ip: std::net::Ipv4Addr) -> Result<App> {
+    let (listener, address) = Listener::at(ip).await?;
+    Ok(serve(name, listener, address, Speaks::Either))
+}
+
 /// The same that speaks nothing but HTTP/2 in clear, as gRPC servers do.
 ///
 /// # Errors

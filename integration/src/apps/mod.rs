@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::net::Address;
 
 pub use head::head_echo;
-pub use http::{h2c_echo, http_echo, http_echo_on, https_echo};
+pub use http::{h2c_echo, http_echo, http_echo_at, http_echo_on, https_echo};
 pub use orders::HANG_UP;
 use orders::Orders;
 pub use raw::raw_echo;

@@ -5,10 +5,16 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::routes;
-use crate::model::{
-    balance::BalancePolicy,
-    identity::ServiceName,
-    ingress::{Action, IngressRoute, PoolSource, pool::MeshService},
+use crate::{
+    config::{
+        kubernetes::{Access, Kubernetes},
+        upstreams::Upstreams,
+    },
+    model::{
+        balance::BalancePolicy,
+        identity::ServiceName,
+        ingress::{Action, IngressRoute, PoolSource, pool::MeshService},
+    },
 };
 
 /// A routes file whose one path has these keys, with what stands above it.
@@ -80,7 +86,7 @@ fn servers_have_schemes_weights_and_backups() {
     let pools = routes(&text).unwrap().routing.pools;
     let servers = |at: usize| match &pools[at].source {
         PoolSource::Servers(servers) => json!(servers),
-        PoolSource::Consul(_) | PoolSource::Mesh(_) => panic!("servers"),
+        PoolSource::Consul(_) | PoolSource::Mesh(_) | PoolSource::Kubernetes(_) => panic!("servers"),
     };
     assert_eq!(pools.iter().map(|pool| pool.id.to_string()).collect::<Vec<_>>(), ["a.test/api", "a.test/api#backup"]);
     assert_eq!(
@@ -168,4 +174,35 @@ fn a_service_is_called_through_its_sidecars_where_that_is_said_last() {
     assert_eq!(source("connect: true, service: edge", ""), mesh("edge", "default", None));
     assert_eq!(source("service: edge", ", connect: true, dc: dc2, namespace: shop"), mesh("edge", "shop", Some("dc2")));
     assert!(matches!(source("connect: true", ", connect: false"), (true, PoolSource::Consul(_))));
+}
+
+#[test]
+fn services_of_kubernetes_are_read_in_both_forms() {
+    let text = "provider: kubernetes\nrate_limit: 5\nkubernetes:\n  servers: [\"10.0.0.1:6443\"]\n  tokenpath: /token\n  namespaces: [b, a]\n  status_address: 192.0.2.7\n  \
+                services:\n    - {hostname: a.test, path: /x, service_name: web, port: \"80\"}\nupstreams:\n  b.test:\n    paths:\n      \
+                /: {kubernetes: {service: api, namespace: n, port: http, scheme: h2c}}\n";
+    let Upstreams { routing, kubernetes, .. } = routes(text).unwrap();
+    let sources: Vec<_> = routing.pools.iter().map(|pool| json!([pool.id, pool.source, pool.health.is_some()])).collect();
+    assert_eq!(
+        json!(sources),
+        json!([
+            ["b.test/", {"kubernetes": {"namespace": "n", "name": "api", "port": "http", "scheme": "h2c"}}, true],
+            ["a.test/x", {"kubernetes": {"namespace": "default", "name": "web", "port": 80, "scheme": null}}, true],
+        ])
+    );
+    let Kubernetes { cluster, template } = kubernetes.unwrap();
+    let access = Access::Server {
+        url: "https://10.0.0.1:6443".parse().unwrap(),
+        token_file: "/token".into(),
+        ca_file: "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt".into(),
+    };
+    assert_eq!((cluster.access, cluster.namespaces), (access, vec!["a".to_owned(), "b".to_owned()]));
+    let ingresses = cluster.ingresses.unwrap();
+    assert_eq!((&*ingresses.controller, &*ingresses.status[0]), ("aralez/ingress-controller", "192.0.2.7"));
+    // What holds for all paths holds for Ingresses; their servers are the kubelet's to probe.
+    assert_eq!((template.filters.limits[0].rate, &template.pool.health), (5, &None));
+    // Without the provider Ingresses are no routes; without either nothing is watched.
+    let named = "upstreams: {a.test: {paths: {/: {kubernetes: {service: api}}}}}\n";
+    assert_eq!(routes(named).unwrap().kubernetes.unwrap().cluster.ingresses, None);
+    assert_eq!(routes("upstreams: {a.test: {paths: {/: {servers: [\"b:1\"]}}}}\n").unwrap().kubernetes, None);
 }

@@ -151,12 +151,13 @@ pub(super) fn paths(raw: Option<&At<raw::Consul>>, file: &Path, table: &mut Tabl
             keys: value.place.clone(),
             servers: None,
             consul: Some(service),
+            kubernetes: None,
             place: place.clone(),
         };
         table.add_path(&key(host), path, route, file, check);
     }
 }
 
-fn key(at: &At<String>) -> Key {
+pub(super) fn key(at: &At<String>) -> Key {
     Key { place: at.place.clone(), text: at.value.clone() }
 }

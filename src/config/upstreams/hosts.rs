@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    consul,
+    consul, kubernetes,
     policy::{Policy, Scope},
     raw,
     route::{self, RawRoute},
@@ -174,10 +174,14 @@ fn routes(
     let route = |(key, At { value, place: at }): (Key, At<raw::PathRoute>)| {
         let is_service = value.consul.is_some();
         let consul = value.consul.and_then(|At { value, place }| consul::service(value.service.as_ref(), &value.keys, &place, check));
-        if is_service && consul.is_none() {
+        let is_kubernetes = value.kubernetes.is_some();
+        let kubernetes =
+            value.kubernetes.and_then(|At { value, place }| kubernetes::service(value.service.as_ref(), &value.keys, &place, check));
+        if (is_service && consul.is_none()) || (is_kubernetes && kubernetes.is_none()) {
             check.spoil(&at);
         }
-        (key, RawRoute { policy: value.policy, keys: value.place, servers: value.servers, consul, place: at }, folder.to_owned())
+        let route = RawRoute { policy: value.policy, keys: value.place, servers: value.servers, consul, kubernetes, place: at };
+        (key, route, folder.to_owned())
     };
     paths.into_iter().map(route).collect()
 }

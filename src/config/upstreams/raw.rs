@@ -10,23 +10,21 @@ use crate::{
         shape::{At, Definitions, Entries, Of, Several, Shape, Size, Switch, Time, Within, Word, Words, integer, mismatch, section},
         tree::{Kind, Node},
     },
-    model::ingress::pool::Server,
+    model::ingress::pool::{Server, ServicePort},
 };
-
-/// Why Kubernetes is refused.
-pub(super) const KUBERNETES: &str = "the provider kubernetes comes in a later version; use file or consul";
 
 section! {
     /// `upstreams.yaml`: which request goes where, and what it must pass. What stands at the top holds for all paths that do not say otherwise.
     struct Upstreams {
         ..policy: Policy,
-        /// Where servers come from if a path does not say: file or consul. Default file.
+        /// Where servers come from if a path does not say: file, consul, or kubernetes, whose Ingresses are routes then. Default file.
         provider: Word<Provider>,
         /// The hosts, by name; *.name is one label more, DEFAULT or * is every other.
         upstreams: Entries<Host>,
         /// The agents of Consul, and services as paths.
         consul: Consul,
-        refused "kubernetes": KUBERNETES,
+        /// The cluster of Kubernetes, and services as paths.
+        kubernetes: Kubernetes,
         refused "globals": "it never meant anything; what holds for all paths stands at the top of the file",
     }
 }
@@ -49,6 +47,8 @@ section! {
         servers: Vec<At<RawServer>>,
         /// A service of Consul instead of servers.
         consul: ConsulService,
+        /// A Service of Kubernetes instead of servers.
+        kubernetes: KubernetesService,
     }
 }
 
@@ -304,6 +304,86 @@ section! {
         scheme: Word<crate::model::ingress::pool::Scheme>,
         /// Whether the service is called through its sidecars: mTLS with this proxy's own identity, under its intentions, by its discovery chain. Default: as consul: says.
         connect: bool,
+    }
+}
+
+section! {
+    /// The cluster of Kubernetes, and services as paths.
+    struct Kubernetes {
+        /// The API server's address. Default: as kubeconfig says, else the cluster that this runs in.
+        server ["servers", "address"]: Several<String>,
+        /// A file that holds the token for server; read again when it changes. Default: that of the pod's service account.
+        token_file ["tokenpath"]: String,
+        /// Whom to trust when server is asked, a PEM file. Default: that of the pod's service account.
+        ca_file: String,
+        /// A kubeconfig file. Default: $KUBECONFIG or ~/.kube/config if they are there, else the cluster that this runs in.
+        kubeconfig: String,
+        /// The context of the kubeconfig file. Default: its current one.
+        context: String,
+        /// The namespaces that are looked at. Default: all.
+        namespaces ["namespace"]: Several<String>,
+        /// Whose IngressClasses are ours, by their spec.controller. Default aralez/ingress-controller.
+        controller: String,
+        /// Addresses and names that are written to the status of our Ingresses. Default: none is written.
+        status_address: Several<String>,
+        /// Services that are paths of hosts.
+        services: Vec<At<KubernetesPath>>,
+    }
+}
+
+section! {
+    /// A Service of Kubernetes that is the path of a host.
+    struct KubernetesPath {
+        ..policy: Policy,
+        ..place: RouteKeys,
+        ..service: KubernetesKeys,
+        /// The Service's name.
+        service_name ["real", "upstream", "name"]: String,
+        /// The host.
+        hostname ["proxy", "host"]: String,
+        /// The path. Default /.
+        path: String,
+    }
+}
+
+section! {
+    /// A Service of Kubernetes.
+    struct KubernetesService {
+        ..keys: KubernetesKeys,
+        /// The Service's name.
+        service ["name"]: String,
+    }
+}
+
+section! {
+    /// Which Service, and how its pods are spoken to.
+    struct KubernetesKeys {
+        /// The Service's namespace. Default: default.
+        namespace: String,
+        /// The Service's port, by name or number. Default: its only one.
+        port: RawPort,
+        /// What is spoken: http, https, h2c, grpc or grpcs. Default: it is found out.
+        scheme: Word<crate::model::ingress::pool::Scheme>,
+    }
+}
+
+/// A port of a Service: a number, or a name.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct RawPort(pub(in crate::config) ServicePort);
+
+impl Shape for RawPort {
+    fn read(node: &Node, check: &mut Check) -> Option<Self> {
+        let text = if let Kind::Text { text, .. } = &node.kind { text } else { "" };
+        let number = integer(node).or_else(|| text.parse().ok());
+        match number.map(u16::try_from) {
+            Some(Ok(number @ 1..)) => Some(Self(ServicePort::Number(number))),
+            None if !text.is_empty() => Some(Self(ServicePort::Name(text.into()))),
+            _ => mismatch(node, "a port (its name, or 1 to 65535)", check),
+        }
+    }
+
+    fn schema(_: &mut Definitions) -> Value {
+        json!({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1, "maximum": 65_535}]})
     }
 }
 

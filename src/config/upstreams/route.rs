@@ -23,6 +23,7 @@ use crate::{
             Action, IngressRoute, Pool, PoolSource, Server, ServerHost,
             filters::{Files, Redirect},
             hosts::NORMALIZATION,
+            pool::KubernetesService,
         },
         listener::{Address, Bind},
         matching::{PathMatch, TextMatch},
@@ -38,6 +39,7 @@ pub(super) struct RawRoute {
     pub(super) keys: raw::RouteKeys,
     pub(super) servers: Option<At<Vec<At<raw::RawServer>>>>,
     pub(super) consul: Option<At<consul::Service>>,
+    pub(super) kubernetes: Option<At<KubernetesService>>,
     pub(super) place: Place,
 }
 
@@ -51,7 +53,6 @@ pub(super) fn route(
     check: &mut Check,
 ) -> Option<IngressRoute> {
     let action = action(path, raw, scope, check)?;
-    let hash = policy.pool.hash();
     let mut places = Vec::new();
     if action == Action::Forward {
         for (suffix, source) in sources(path, raw, scope, check) {
@@ -62,20 +63,24 @@ pub(super) fn route(
             pools.push(Arc::new(policy.pool.pool(format!("{}{suffix}", scope.name), source)));
         }
     }
-    let leg = Leg { name: scope.name.into(), weight: 10_000, headers: HeaderEdits::default(), clusters: places };
-    let prefix = PathMatch { text: TextMatch::Prefix(path.text.as_str().into()), ignore_case: false };
-    let route = Route {
-        name: scope.name.into(),
-        matches: RouteMatch { path: Some(prefix), ..RouteMatch::default() },
-        rewrite: rewrite(path, raw, &action, check),
+    let prefix = TextMatch::Prefix(path.text.as_str().into());
+    let route = Route { rewrite: rewrite(path, raw, &action, check), ..named(scope.name, prefix, places, &policy) };
+    Some(IngressRoute { route, action, filters: Arc::new(policy.filters) })
+}
+
+/// A route to these pools, with what its level says of routes.
+pub(super) fn named(name: &str, path: TextMatch, pools: Vec<usize>, policy: &Policy) -> Route {
+    let leg = Leg { name: name.into(), weight: 10_000, headers: HeaderEdits::default(), clusters: pools };
+    Route {
+        name: name.into(),
+        matches: RouteMatch { path: Some(PathMatch { text: path, ignore_case: false }), ..RouteMatch::default() },
         timeout: policy.timeout,
         idle_timeout: policy.idle_timeout,
-        retry: policy.retry,
-        headers: policy.headers,
-        hash,
+        retry: policy.retry.clone(),
+        headers: policy.headers.clone(),
+        hash: policy.pool.hash(),
         ..Route::to(vec![leg])
-    };
-    Some(IngressRoute { route, action, filters: Arc::new(policy.filters) })
+    }
 }
 
 fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Option<Action> {
@@ -102,7 +107,7 @@ fn action(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Op
             Some(Action::Redirect(Redirect { to: to.value.0.0.as_str().into(), status: status.unwrap_or(301), exact }))
         }
         (Some(At { value, place: at }), None) => {
-            let servers = place(&raw.servers).or(place(&raw.consul));
+            let servers = place(&raw.servers).or(place(&raw.consul)).or(place(&raw.kubernetes));
             if let Some(servers) = servers {
                 check.fault(servers, format!("the path {:?} has files already", path.text), "keep files or servers");
             }
@@ -163,13 +168,16 @@ fn rewrite(path: &Key, raw: &RawRoute, action: &Action, check: &mut Check) -> Op
 
 /// The groups of servers with the ends of their names.
 fn sources(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> Vec<(&'static str, PoolSource)> {
-    match (&raw.servers, &raw.consul) {
-        (Some(_), Some(consul)) => {
-            check.fault(&consul.place, format!("the path {:?} has servers already", path.text), "keep servers or consul");
+    let consul = raw.consul.as_ref().map(|At { value, place }| (value, place));
+    let kubernetes = raw.kubernetes.as_ref().map(|At { value, place }| (PoolSource::Kubernetes(value.clone()), place));
+    match (&raw.servers, consul, kubernetes) {
+        (Some(_), Some((_, second)), _) | (Some(_), _, Some((_, second))) | (None, Some(_), Some((_, second))) => {
+            check.fault(second, format!("the path {:?} has servers already", path.text), "keep one of servers, consul and kubernetes");
             Vec::new()
         }
-        (None, Some(consul)) => vec![("", scope.mesh.source(&consul.value, check))],
-        (Some(list), None) => {
+        (None, Some((service, _)), None) => vec![("", scope.mesh.source(service, check))],
+        (None, None, Some((source, _))) => vec![("", source)],
+        (Some(list), None, None) => {
             let (first, backup) = servers(raw, list, scope.main, check);
             if first.is_empty() && list.value.is_empty() {
                 check.lacking(
@@ -183,8 +191,9 @@ fn sources(path: &Key, raw: &RawRoute, scope: Scope<'_>, check: &mut Check) -> V
             let backup = (!backup.is_empty()).then_some(("#backup", PoolSource::Servers(backup)));
             std::iter::once(("", PoolSource::Servers(first))).chain(backup).collect()
         }
-        (None, None) => {
-            check.lacking(&raw.place, format!("the path {:?} leads nowhere", path.text), "give it servers, consul, files or redirect_to");
+        (None, None, None) => {
+            let advice = "give it servers, consul, kubernetes, files or redirect_to";
+            check.lacking(&raw.place, format!("the path {:?} leads nowhere", path.text), advice);
             Vec::new()
         }
     }

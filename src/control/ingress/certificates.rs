@@ -114,11 +114,40 @@ fn pair(name: &str, files: &Files, now: i64, problems: &mut Vec<Unusable>) -> Re
         return Err(problem(&lonely, &format!("there is no {name}.crt that it belongs to"), "put the certificate beside it, or remove it"));
     };
     let text = read_text(path)?;
-    let chain = credentials::certificates("certificate", &text)
-        .map_err(|why| problem(path, &why, "write the certificate, then its intermediates, as whole PEM blocks"))?;
+    let chain = chain_of(path, &text)?;
     // A `.pem` may hold the key too.
     let key_path = files.key.as_ref().unwrap_or(path);
     let key_text = if key_path == path { text } else { read_text(key_path)? };
+    let ocsp = files.ocsp.as_ref().and_then(|path| staple::load(path, &chain, now).map_err(|why| problems.push(why)).ok());
+    Ok(CertificatePair { ocsp, ..of_texts(name, (path, chain), (key_path, key_text), now, problems)? })
+}
+
+/// A pair from the texts of its two parts, each with where it stands.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn from_pem(
+    name: &str,
+    (path, chain): (&Path, &str),
+    (key_path, key): (&Path, &str),
+    now: i64,
+    problems: &mut Vec<Unusable>,
+) -> Result<CertificatePair, Unusable> {
+    of_texts(name, (path, chain_of(path, chain)?), (key_path, key.to_owned()), now, problems)
+}
+
+fn chain_of(path: &Path, text: &str) -> Result<Vec<Certificate>, Unusable> {
+    credentials::certificates("certificate", text)
+        .map_err(|why| problem(path, &why, "write the certificate, then its intermediates, as whole PEM blocks"))
+}
+
+fn of_texts(
+    name: &str,
+    (path, chain): (&Path, Vec<Certificate>),
+    (key_path, key_text): (&Path, String),
+    now: i64,
+    problems: &mut Vec<Unusable>,
+) -> Result<CertificatePair, Unusable> {
     let key = private_key(key_path, &key_text)?;
     let leaf = leaf(path, &chain)?;
     belongs(path, &chain, &key)?;
@@ -145,8 +174,7 @@ fn pair(name: &str, files: &Files, now: i64, problems: &mut Vec<Unusable>) -> Re
     if let Some(broken) = chain.windows(2).find_map(unlinked) {
         problems.push(problem(path, &broken, "write each certificate before the one that issued it, or clients cannot follow the chain"));
     }
-    let ocsp = files.ocsp.as_ref().and_then(|path| staple::load(path, &chain, now).map_err(|why| problems.push(why)).ok());
-    Ok(CertificatePair { name: name.into(), chain, key: Secret::new(key_text), names, not_before, not_after, ocsp })
+    Ok(CertificatePair { name: name.into(), chain, key: Secret::new(key_text), names, not_before, not_after, ocsp: None })
 }
 
 fn problem(path: &Path, why: &impl ToString, advice: &str) -> Unusable {

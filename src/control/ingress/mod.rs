@@ -15,13 +15,7 @@ use std::sync::Arc;
 
 use self::{keys::Keys, pools::Pools};
 use super::reconciler::{IngressChange, IngressFeed};
-use crate::model::ingress::{IngressListeners, Routing};
-
-/// Hands the listeners and the first routing over, the latter with its endpoints.
-pub async fn start(listeners: Arc<IngressListeners>, routing: Arc<Routing>, pools: &mut Pools, keys: &mut Keys, feed: &IngressFeed) {
-    feed.send(IngressChange::Listeners(listeners));
-    replace(routing, pools, keys, feed).await;
-}
+use crate::model::ingress::Routing;
 
 /// Hands a routing over that takes the place of the one before.
 pub async fn replace(routing: Arc<Routing>, pools: &mut Pools, keys: &mut Keys, feed: &IngressFeed) {

@@ -20,8 +20,11 @@ use super::{
     watch::{Place, Watch, aside},
 };
 use crate::{
-    config::{agent::AgentConfig, changes},
-    control::reconciler::{IngressChange, IngressFeed},
+    config::{agent::AgentConfig, changes, kubernetes::Kubernetes},
+    control::{
+        kubernetes::ingresses::Ingresses,
+        reconciler::{IngressChange, IngressFeed},
+    },
     model::{ingress::Routing, registration::Unusable},
     telemetry::{
         Telemetry,
@@ -54,6 +57,8 @@ pub struct Loaded {
     pub routing: Arc<Routing>,
     /// The agents that Consul services are asked of.
     pub consul: Vec<AgentConfig>,
+    /// The cluster of Kubernetes that Services and Ingresses are read from.
+    pub kubernetes: Option<Kubernetes>,
     /// Files that they were made of beside the usual ones: secrets, certificates, key sets.
     pub also_read: Vec<PathBuf>,
     /// The configuration that says so, as one YAML text without its secrets.
@@ -168,6 +173,9 @@ pub struct Routes {
     watch: Watch,
     pools: Pools,
     keys: Keys,
+    ingresses: Ingresses,
+    /// What was handed over last: the routes of the files with those of Ingresses.
+    handed: Option<Arc<Routing>>,
     feed: IngressFeed,
     telemetry: Arc<Telemetry>,
     orders: mpsc::Receiver<Order>,
@@ -175,21 +183,28 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// For routes that were handed over already, with the pools and the keys that look after them.
+    /// For routes that are handed over at once, or as soon as the cluster's Ingresses are known, with the pools and the keys that look after them.
     pub fn new(files: Files, loaded: Loaded, pools: Pools, keys: Keys, feed: IngressFeed, telemetry: Arc<Telemetry>) -> (Self, Pushes) {
         let watch = Watch::new(files.places(&loaded.also_read));
         let (sender, orders) = mpsc::channel(WAITING_PUSHES);
         telemetry.metrics.reloaded(ReloadOf::Files, Reloaded::Applied);
         telemetry.metrics.config_version(&loaded.version);
+        let mut ingresses = Ingresses::default();
+        ingresses.turn_to(pools.cluster(), loaded.kubernetes.as_ref());
         let (in_force, shown) = watch::channel(Arc::new(InForce { loaded, pushed: false, since: SystemTime::now() }));
-        (Self { files, watch, pools, keys, feed, telemetry, orders, in_force }, Pushes { orders: sender, in_force: shown })
+        (
+            Self { files, watch, pools, keys, ingresses, handed: None, feed, telemetry, orders, in_force },
+            Pushes { orders: sender, in_force: shown },
+        )
     }
 
     /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
     pub async fn run(mut self, mut wishes: broadcast::Receiver<Reread>, stop: CancellationToken) {
+        self.hand_over().await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = self.ingresses.changed() => self.hand_over().await,
                 () = self.watch.changed() => self.reread().await,
                 Ok(_done) = wishes.recv() => self.reread().await,
                 Some(Order { push, answer }) = self.orders.recv() => {
@@ -249,7 +264,8 @@ impl Routes {
     /// What a configuration changes of the one in force, in words; nothing where it means the same.
     async fn changes(&self, loaded: &Loaded) -> Vec<String> {
         let now = self.in_force.borrow().clone();
-        if (&loaded.routing, &loaded.consul) == (&now.loaded.routing, &now.loaded.consul) {
+        let sources = |loaded: &Loaded| (loaded.routing.clone(), loaded.consul.clone(), loaded.kubernetes.clone());
+        if sources(loaded) == sources(&now.loaded) {
             return Vec::new();
         }
         let shown = loaded.shown.clone();
@@ -262,19 +278,31 @@ impl Routes {
         let now = self.in_force.borrow().clone();
         let said = self.changes(&loaded).await;
         let changes = !said.is_empty();
-        if changes {
-            self.pools.set_consul(loaded.consul.clone());
-            replace(loaded.routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
-            info!(version = &*loaded.version, source = ?of, changes = some(&said), "new routes");
-        }
         if loaded.also_read != now.loaded.also_read {
             self.watch.turn_to(self.files.places(&loaded.also_read));
         }
         let since = if changes { SystemTime::now() } else { now.since };
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });
         self.telemetry.metrics.config_version(&loaded.version);
-        self.in_force.send_replace(Arc::new(InForce { loaded, pushed: of == ReloadOf::Push, since }));
+        self.in_force.send_replace(Arc::new(InForce { loaded: loaded.clone(), pushed: of == ReloadOf::Push, since }));
+        if changes {
+            self.pools.set_sources(loaded.consul, loaded.kubernetes.as_ref().map(|kubernetes| kubernetes.cluster.clone()));
+            self.ingresses.turn_to(self.pools.cluster(), loaded.kubernetes.as_ref());
+            self.handed = None;
+            self.hand_over().await;
+            info!(version = &*loaded.version, source = ?of, changes = some(&said), "new routes");
+        }
         said
+    }
+
+    /// Hands over what is in force, with the Ingresses over it; not before these are known.
+    async fn hand_over(&mut self) {
+        let files = self.in_force.borrow().loaded.routing.clone();
+        let Some(routing) = self.ingresses.over(&files, &self.feed) else { return };
+        if self.handed.as_ref() != Some(&routing) {
+            replace(routing.clone(), &mut self.pools, &mut self.keys, &self.feed).await;
+            self.handed = Some(routing);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::Fed;
 use crate::{
     model::{
         cluster::{Endpoint, TargetId},
-        ingress::{Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
+        ingress::{CertificatePair, Certificates, Challenges, IngressListeners, PoolEndpoints, Routing},
         jwt::{KeyPlace, KeySet},
         registration::Unusable,
     },
@@ -46,7 +46,10 @@ pub enum IngressChange {
     /// Who we are in the mesh, as far as that is known.
     Credentials(Credentials),
     /// The certificates.
+    /// The certificates of the folder.
     Certificates(Arc<Certificates>),
+    /// Those of Ingresses, all of them.
+    ClusterCertificates(Vec<Arc<CertificatePair>>),
     /// What ACME servers ask for.
     Challenges(Arc<Challenges>),
     /// The keys of a place, or why they could not be read; those known before stay then.
@@ -107,7 +110,8 @@ pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
             }
         }
         IngressChange::Credentials(credentials) => inputs.credentials.take(credentials),
-        IngressChange::Certificates(certificates) => inputs.certificates = Some(certificates),
+        IngressChange::Certificates(certificates) => inputs.folder = Some(certificates),
+        IngressChange::ClusterCertificates(pairs) => inputs.cluster_pairs = pairs,
         IngressChange::Challenges(challenges) => inputs.challenges = challenges,
         IngressChange::Keys { place, keys } => {
             if keys.is_ok() || !matches!(inputs.keys.get(&place), Some(Ok(_))) {

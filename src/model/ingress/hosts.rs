@@ -40,6 +40,26 @@ impl Hosts {
         self.exact.get(&*name).or_else(wildcard).or(self.default.as_ref())
     }
 
+    /// The paths of a host by its name in the file.
+    pub fn get(&self, name: &str) -> Option<&Paths> {
+        let name = canonical(name);
+        match name.strip_prefix("*.") {
+            _ if *name == *"*" || *name == *"default" => self.default.as_ref(),
+            Some(rest) => self.wildcard.get(rest),
+            None => self.exact.get(&*name),
+        }
+    }
+
+    /// The paths of a host by its name in the file, which are none if it was not there.
+    pub fn entry(&mut self, name: &str) -> &mut Paths {
+        let name = canonical(name);
+        match name.strip_prefix("*.") {
+            _ if *name == *"*" || *name == *"default" => self.default.get_or_insert_default(),
+            Some(rest) => self.wildcard.entry(rest.into()).or_default(),
+            None => self.exact.entry(name.into()).or_default(),
+        }
+    }
+
     /// All hosts by their names in the file, in no order; the one for every other is `DEFAULT`.
     pub fn iter(&self) -> impl Iterator<Item = (String, &Paths)> {
         let exact = self.exact.iter().map(|(name, paths)| (name.to_string(), paths));
@@ -64,6 +84,8 @@ pub fn canonical(authority: &str) -> Cow<'_, str> {
 pub struct Paths {
     routes: HashMap<Box<str>, usize>,
     longest: usize,
+    /// Paths that stand for themselves alone, as Ingresses of Kubernetes can have them.
+    exact: HashMap<Box<str>, usize>,
 }
 
 impl Paths {
@@ -71,6 +93,16 @@ impl Paths {
     pub fn insert(&mut self, prefix: &str, place: usize) -> Option<usize> {
         self.longest = self.longest.max(prefix.len());
         self.routes.insert(prefix.into(), place)
+    }
+
+    /// Adds a path that stands for itself alone, and goes before every prefix. Gives back the place that it had already.
+    pub fn insert_exact(&mut self, path: &str, place: usize) -> Option<usize> {
+        self.exact.insert(path.into(), place)
+    }
+
+    /// The place of this very prefix, or with `exact` of this path alone.
+    pub fn get(&self, path: &str, exact: bool) -> Option<usize> {
+        if exact { &self.exact } else { &self.routes }.get(path).copied()
     }
 
     /// The prefixes with their places, in no order.
@@ -81,6 +113,9 @@ impl Paths {
     /// The route of a normalised path: the longest configured prefix at a `/` boundary. `/foo` takes `/foo`, `/foo/` and `/foo/x`, not
     /// `/foobar`; `/foo/` takes `/foo/` and `/foo/x`, not `/foo`.
     pub fn find(&self, path: &str) -> Option<usize> {
+        if let Some(place) = self.exact.get(path) {
+            return Some(*place);
+        }
         if path.len() <= self.longest
             && let Some(place) = self.routes.get(path)
         {
@@ -101,7 +136,9 @@ impl Paths {
 
 impl Serialize for Paths {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let sorted: std::collections::BTreeMap<_, _> = self.routes.iter().collect();
+        let prefixes = self.routes.iter().map(|(prefix, place)| (prefix.to_string(), place));
+        let exact = self.exact.iter().map(|(path, place)| (format!("= {path}"), place));
+        let sorted: std::collections::BTreeMap<_, _> = prefixes.chain(exact).collect();
         serializer.collect_map(sorted)
     }
 }
@@ -141,6 +178,17 @@ mod tests {
         }
         assert_eq!(paths(&["/foo"]).find("/bar"), None);
         assert_eq!(paths(&["/foo"]).find(&"/x".repeat(10_000)), None);
+    }
+
+    #[test]
+    fn a_path_that_stands_for_itself_goes_before_prefixes() {
+        let mut table = paths(&["/", "/foo"]);
+        assert_eq!(table.insert_exact("/foo", 7), None);
+        assert_eq!((table.get("/foo", true), table.get("/foo", false), table.get("/bar", true)), (Some(7), Some(1), None));
+        for (path, place) in [("/foo", 7), ("/foo/", 1), ("/foo/x", 1), ("/fo", 0)] {
+            assert_eq!(table.find(path), Some(place), "{path}");
+        }
+        assert_eq!(serde_json::json!(table).to_string(), r#"{"/":0,"/foo":1,"= /foo":7}"#);
     }
 
     #[test]

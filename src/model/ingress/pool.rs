@@ -56,6 +56,8 @@ pub enum PoolSource {
     Consul(ConsulService),
     /// The sidecars of a service, by mutual TLS.
     Mesh(MeshService),
+    /// The EndpointSlices of Kubernetes.
+    Kubernetes(KubernetesService),
 }
 
 /// A server as configured.
@@ -159,6 +161,38 @@ impl MeshService {
             None => self.service.to_string().into(),
             Some(datacenter) => format!("{} in {datacenter}", self.service).into(),
         })
+    }
+}
+
+/// A Service of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct KubernetesService {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The port of the Service (not of its pods); `None` is its only one.
+    pub port: Option<ServicePort>,
+    /// What is spoken; `None` is found out.
+    pub scheme: Option<Scheme>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(untagged)]
+pub enum ServicePort {
+    /// By number.
+    Number(u16),
+    /// By name.
+    Name(Arc<str>),
+}
+
+impl fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
     }
 }
 

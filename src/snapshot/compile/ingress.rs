@@ -13,7 +13,7 @@ use crate::{
         credentials::Identity,
         identity::ServiceName,
         ingress::{
-            Action, Ingress, IngressRoute, IngressTls, Paths, Pool, Routing,
+            Action, Certificates, Ingress, IngressRoute, IngressTls, Paths, Pool, Routing,
             auth::AuthKind,
             filters::{Files, Filters},
             hosts::Hosts,
@@ -57,19 +57,14 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
         common.add(out, "http", bind, ingress(None));
     }
     if let Some(tls) = &listeners.tls {
-        match &inputs.certificates {
+        match certificates(inputs) {
             None => out.missing.push(format!("{NAME}: certificates")),
             // While an ACME server asks, there may be nothing to show but its challenge.
             Some(none) if none.pairs.is_empty() && inputs.challenges.tls_alpn.is_empty() => {
                 problem(out, "certificates", "there is none, so TLS is not served", "put NAME.crt and NAME.key into the folder");
             }
             Some(certificates) => {
-                let tls_parts = IngressTls {
-                    grade: tls.grade,
-                    certificates: certificates.clone(),
-                    client_auth: tls.client_auth.clone(),
-                    hsts: tls.hsts,
-                };
+                let tls_parts = IngressTls { grade: tls.grade, certificates, client_auth: tls.client_auth.clone(), hsts: tls.hsts };
                 common.add(out, "https", &tls.bind, ingress(Some(tls_parts)));
             }
         }
@@ -79,6 +74,18 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
         let (clusters, providers) = Default::default();
         Common { member: None, ..common }.add(out, "files", bind, Ingress { routing, clusters, providers, ..ingress(None) });
     }
+}
+
+/// All certificates. Whoever asks for no name that any has is shown one of the folder, as long as there is one.
+fn certificates(inputs: &IngressInputs) -> Option<Arc<Certificates>> {
+    let folder = inputs.folder.as_ref()?;
+    if inputs.cluster_pairs.is_empty() {
+        return Some(folder.clone());
+    }
+    let mut pairs: Vec<_> = folder.pairs.iter().chain(&inputs.cluster_pairs).cloned().collect();
+    pairs.sort_by(|one, other| one.name.cmp(&other.name));
+    let first = || folder.pairs.first().map(|pair| pair.name.clone());
+    Some(Arc::new(Certificates { pairs, default: folder.default.clone().or_else(first) }))
 }
 
 /// What all listeners have.

@@ -56,7 +56,7 @@ pub(super) fn compile(inputs: &IngressInputs, routing: &Arc<Routing>, last: &Sna
 fn called(pool: &Pool) -> Option<&MeshService> {
     match &pool.source {
         PoolSource::Mesh(service) => Some(service),
-        PoolSource::Servers(_) | PoolSource::Consul(_) => None,
+        PoolSource::Servers(_) | PoolSource::Consul(_) | PoolSource::Kubernetes(_) => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod examples;
 mod filters;
 mod health;
 mod identity;
+mod kubernetes;
 mod limits;
 mod mesh;
 mod ocsp;

@@ -1,5 +1,6 @@
 //! What the tests stand on: a fake Consul agent with a CA of its own, sidecar processes, a small mesh, mTLS peers.
 
+pub mod api_server;
 pub mod ca;
 pub mod fake_agent;
 pub mod issuer;

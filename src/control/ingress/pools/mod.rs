@@ -4,6 +4,7 @@
 //! names ──┐
 //!         ├── pool ── endpoints ── IngressFeed
 //! consul ─┤    │
+//! cluster ┤    │
 //!         └── server: detect, probe        (one task a server, shared by the pools that ask the same of it)
 //! ```
 //!
@@ -40,10 +41,11 @@ use self::{
     server::{Judgement, Server},
 };
 use crate::{
-    config::agent::AgentConfig,
+    config::{agent::AgentConfig, kubernetes::ClusterConfig},
     control::{
         consul::services::{Agents, Instances},
         dns,
+        kubernetes::Cluster,
         reconciler::{IngressChange, IngressFeed},
         watches::Watches,
     },
@@ -51,7 +53,7 @@ use crate::{
         cluster::TargetId,
         ingress::{
             PoolEndpoints, Routing,
-            pool::{ConsulService, Pool},
+            pool::{ConsulService, KubernetesService, Pool},
         },
         listener::Address,
     },
@@ -69,6 +71,8 @@ pub struct Settings {
     pub dns_servers: Vec<SocketAddr>,
     /// The Consul agents, the first that answers is asked; none: the usual address.
     pub consul: Vec<AgentConfig>,
+    /// The cluster of Kubernetes; none: Services of it cannot be found.
+    pub kubernetes: Option<ClusterConfig>,
     /// Where this process listens itself: such a server answers only once the first routing is served, so that none waits for it.
     pub own: Vec<Address>,
 }
@@ -110,11 +114,17 @@ impl Pools {
         Self { feed: Arc::new(Mutex::new(feed)), sources, current: BTreeMap::new(), prepared: Mutex::default(), telling: Vec::new() }
     }
 
-    /// From the next routing on asks other Consul agents.
-    pub fn set_consul(&mut self, agents: Vec<AgentConfig>) {
-        if self.sources.settings.consul != agents {
-            self.sources = Arc::new(self.sources.with_consul(agents));
+    /// From the next routing on asks other Consul agents, or another cluster of Kubernetes.
+    pub fn set_sources(&mut self, consul: Vec<AgentConfig>, kubernetes: Option<ClusterConfig>) {
+        let settings = &self.sources.settings;
+        if (&settings.consul, &settings.kubernetes) != (&consul, &kubernetes) {
+            self.sources = Arc::new(self.sources.with(consul, kubernetes));
         }
+    }
+
+    /// The cluster that the next routing's Services are of.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.sources.cluster.as_ref()
     }
 
     /// Servers that are probed, by name and address, and whether each is healthy by all probes of it: what a metric shows.
@@ -201,6 +211,9 @@ pub struct Sources {
     /// Not shared with other agents, as what follows.
     services: Shared<ConsulService, Running<Instances>>,
     mesh: Mesh,
+    cluster: Option<Arc<Cluster>>,
+    /// Not shared with other clusters.
+    cluster_services: Shared<KubernetesService, Running<Instances>>,
 }
 
 /// What does not depend on the agents.
@@ -219,6 +232,7 @@ impl Sources {
         });
         Self {
             agents: Agents::new(&settings.consul),
+            cluster: settings.kubernetes.clone().map(|config| Cluster::start(config, watches.clone())),
             settings,
             resolver: Arc::new(resolver),
             notes: Notes::new(feed.clone()),
@@ -227,13 +241,18 @@ impl Sources {
             shared: Arc::default(),
             services: Shared::default(),
             mesh: Mesh::default(),
+            cluster_services: Shared::default(),
         }
     }
 
-    fn with_consul(&self, consul: Vec<AgentConfig>) -> Self {
+    fn with(&self, consul: Vec<AgentConfig>, kubernetes: Option<ClusterConfig>) -> Self {
+        let same = self.cluster.clone().filter(|known| Some(&known.config) == kubernetes.as_ref());
+        let start = |config| Cluster::start(config, self.watches.clone());
         Self {
             agents: Agents::new(&consul),
-            settings: Settings { consul, ..self.settings.clone() },
+            cluster: same.or_else(|| kubernetes.clone().map(start)),
+            cluster_services: Shared::default(),
+            settings: Settings { consul, kubernetes, ..self.settings.clone() },
             resolver: self.resolver.clone(),
             notes: self.notes.clone(),
             feed: self.feed.clone(),
@@ -254,6 +273,25 @@ impl Sources {
         self.shared.servers.get_or(server, || {
             let first = Judgement { settled: self.settings.own.contains(&server.address), ..Judgement::first(server.scheme) };
             Running::start(first, |now| server::watch(server.clone(), now, self.notes.clone()))
+        })
+    }
+
+    fn kubernetes_service(&self, service: &KubernetesService) -> Arc<Running<Instances>> {
+        self.cluster_services.get_or(service, || {
+            let note = self.notes.note("kubernetes", format!("Service {}/{}", service.namespace, service.name));
+            let (cluster, service) = (self.cluster.clone(), service.clone());
+            Running::start(Instances::default(), |now| async move {
+                let tell = |instances: Instances| {
+                    match &instances.failed {
+                        Some(why) => note.set(why.clone(), "see to the Service and its ports; until then its paths are answered with 503"),
+                        None => note.clear(),
+                    }
+                    now.set(instances);
+                };
+                if let Some(cluster) = cluster {
+                    cluster.follow(&service, tell).await;
+                }
+            })
         })
     }
 

@@ -20,7 +20,7 @@ use crate::{
         cluster::{Dial, Endpoint, Health},
         ingress::{
             self, PoolSource, ServerHost,
-            pool::{ConsulService, Pool, Scheme},
+            pool::{Pool, Scheme},
         },
         listener::Address,
     },
@@ -46,7 +46,8 @@ pub async fn follow(pool: Arc<Pool>, sources: Arc<Sources>, now: Arc<Observed<Kn
     let changed = Arc::new(Notify::new());
     let origin = match &pool.source {
         PoolSource::Servers(servers) => Origin::servers(servers, &sources, &changed),
-        PoolSource::Consul(service) => Origin::consul(service, &sources, &changed),
+        PoolSource::Consul(service) => Origin::instances(service.scheme, sources.service(service), &changed),
+        PoolSource::Kubernetes(service) => Origin::instances(service.scheme, sources.kubernetes_service(service), &changed),
         PoolSource::Mesh(service) => return mesh::follow(service, &sources, &now).await,
     };
     let mut servers = HashMap::new();
@@ -81,7 +82,7 @@ pub async fn follow(pool: Arc<Pool>, sources: Arc<Sources>, now: Arc<Observed<Kn
 /// Where a pool's members come from.
 enum Origin {
     Servers(Vec<(ingress::Server, Option<Arc<Running<Addresses>>>)>),
-    Consul(ConsulService, Arc<Running<Instances>>),
+    Instances(Option<Scheme>, Arc<Running<Instances>>),
 }
 
 /// A server at one address.
@@ -107,10 +108,9 @@ impl Origin {
         Self::Servers(servers.iter().map(|server| (server.clone(), named(server))).collect())
     }
 
-    fn consul(service: &ConsulService, sources: &Sources, changed: &Arc<Notify>) -> Self {
-        let instances = sources.service(service);
+    fn instances(scheme: Option<Scheme>, instances: Arc<Running<Instances>>, changed: &Arc<Notify>) -> Self {
         instances.now.observe(changed);
-        Self::Consul(service.clone(), instances)
+        Self::Instances(scheme, instances)
     }
 
     /// The members as they are known, and whether all are.
@@ -145,7 +145,7 @@ impl Origin {
                 }
                 (members, settled)
             }
-            Self::Consul(service, instances) => {
+            Self::Instances(scheme, instances) => {
                 let instances = instances.now.get();
                 let member = |endpoint: &Arc<Endpoint>| Member {
                     id: endpoint.id.clone(),
@@ -154,7 +154,7 @@ impl Origin {
                         Address::Tcp(address) => address.ip().to_string().into(),
                         Address::Unix(_) => "localhost".into(),
                     },
-                    scheme: service.scheme,
+                    scheme: *scheme,
                     weight: endpoint.weight,
                     health: endpoint.health,
                 };
@@ -164,7 +164,7 @@ impl Origin {
     }
 }
 
-/// What must be asked of a member; `None` if nothing may be, or if Consul says already that it is down.
+/// What must be asked of a member; `None` if nothing may be, or if its source says already that it is down.
 fn server(pool: &Pool, member: &Member) -> Option<Server> {
     let check = pool.health.clone()?;
     (member.health != Health::Critical && member.weight > 0).then(|| Server {

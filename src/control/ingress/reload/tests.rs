@@ -41,7 +41,14 @@ fn check(texts: &[String]) -> Result<Loaded, Vec<Unusable>> {
         return Err(problems);
     }
     let routing = Arc::new(Routing { hosts, ..Routing::default() });
-    Ok(Loaded { routing, consul: Vec::new(), also_read: Vec::new(), shown: texts.concat().into(), version: texts.concat().into() })
+    Ok(Loaded {
+        routing,
+        consul: Vec::new(),
+        kubernetes: None,
+        also_read: Vec::new(),
+        shown: texts.concat().into(),
+        version: texts.concat().into(),
+    })
 }
 
 impl Scene {

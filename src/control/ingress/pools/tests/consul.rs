@@ -129,7 +129,7 @@ async fn other_agents_are_asked_after_a_reload() {
     let mut bench = asking(vec![config(&one.address)]);
     bench.load(vec![of(service())]).await;
     assert_eq!(bench.now().ids("/"), ["n/a"]);
-    bench.pools.set_consul(vec![config(&two.address)]);
+    bench.pools.set_sources(vec![config(&two.address)], None);
     bench.load(vec![of(service())]).await;
     assert_eq!(bench.now().ids("/"), ["n/b"]);
 }

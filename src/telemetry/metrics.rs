@@ -218,6 +218,7 @@ struct Families {
     decisions: IntCounterVec,
     endpoints: IntGaugeVec,
     retries: IntCounterVec,
+    ejections: IntCounterVec,
 }
 
 impl Families {
@@ -260,6 +261,11 @@ impl Families {
             decisions: counter("aralez_intention_decisions_total", "Verdicts on callers", &["action", "reason", "decider"])?,
             endpoints: gauge("aralez_upstream_endpoints", "Endpoints known", &["state"])?,
             retries: counter("aralez_retries_total", "Requests tried again on another endpoint", &["outcome"])?,
+            ejections: counter(
+                "aralez_upstream_ejections_total",
+                "Endpoints left out by passive health, by tries of this listener",
+                &["cause"],
+            )?,
         })
     }
 
@@ -284,6 +290,7 @@ impl Families {
                 &self.tls_failures,
                 &self.decisions,
                 &self.retries,
+                &self.ejections,
                 &self.grpc_requests,
             ];
             counters.into_iter().for_each(|family| remove_series(family, &key));

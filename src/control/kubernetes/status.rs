@@ -14,7 +14,10 @@ use tracing::debug;
 use super::{objects::Objects, translate::ours};
 use crate::{
     config::kubernetes::IngressConfig,
-    control::watches::{Watch, Watches},
+    control::{
+        consul::error::chain,
+        watches::{Watch, Watches},
+    },
 };
 
 /// The pause after a failure, and how long a write may take.
@@ -30,7 +33,7 @@ pub async fn write(client: Client, config: IngressConfig, mut objects: Receiver<
     loop {
         let lacking: Vec<Arc<Ingress>> = {
             let objects = objects.borrow_and_update();
-            let known = if objects.complete() { ours(&objects, &config.controller) } else { Vec::new() };
+            let known = if objects.awaited().is_empty() { ours(&objects, &config.controller) } else { Vec::new() };
             known.into_iter().filter(|ingress| present(ingress) != wanted).cloned().collect()
         };
         let mut failed = false;
@@ -71,7 +74,7 @@ async fn patch(client: &Client, ingress: &Ingress, wanted: &[IngressLoadBalancer
         Ok(Ok(_)) => Ok(()),
         Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => Ok(()),
         Ok(Err(kube::Error::Api(answer))) => Err(format!("{namespace}/{name}: {}: {}", answer.code, answer.message)),
-        Ok(Err(why)) => Err(format!("{namespace}/{name}: {why}")),
+        Ok(Err(why)) => Err(format!("{namespace}/{name}: {}", chain(&why))),
         Err(_) => Err(format!("{namespace}/{name}: no answer within {} s", PAUSE.as_secs())),
     };
     match &written {

@@ -92,7 +92,7 @@ async fn edge() -> Edge {
     let app = http_echo("shop").await.unwrap();
     let (dead, sick) = (free_port().unwrap(), free_port().unwrap());
     let routes = format!(
-        "provider: file\nupstreams:\n  shop.example:\n    paths:\n      /: {{servers: ['127.0.0.1:{dead}', '{}'], retries: {{attempts: 2}}}}\n      \
+        "provider: file\nupstreams:\n  shop.example:\n    paths:\n      /: {{servers: ['127.0.0.1:{dead}', '{}'], retries: {{attempts: 2}}, healthcheck: false}}\n      \
          /sick: {{servers: ['127.0.0.1:{sick}'], healthcheck: true}}\n",
         app.address
     );
@@ -101,7 +101,12 @@ async fn edge() -> Edge {
         edge.get("shop.example", "/").await;
         edge.get("shop.example", "/sick").await;
         let text = metrics(edge.aralez.admin_address()).await;
-        ensure!(["aralez_retries_total{", "code_class=\"5xx\"", "aralez_server_healthy{"].iter().all(|part| text.contains(part)), "{text}");
+        ensure!(
+            ["aralez_retries_total{", "aralez_upstream_ejections_total{", "code_class=\"5xx\"", "aralez_server_healthy{"]
+                .iter()
+                .all(|part| text.contains(part)),
+            "{text}"
+        );
         Ok(())
     });
     tried.await.unwrap();
@@ -236,5 +241,33 @@ async fn openmetrics_comes_to_those_who_ask_and_names_the_trace() {
         let plain = clients::get(address, "/metrics").await.unwrap();
         assert_eq!(plain.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
         assert!(!plain.text().contains(trace));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_series_are_shown_only_where_a_key_asks_for_them() {
+    const SERIES: &str = "\nenvoy_http_downstream_rq_total{";
+    let app = http_echo("shop").await.unwrap();
+    let routes =
+        format!("provider: file\nupstreams: {{shop.example: {{paths: {{/: {{servers: ['{}'], healthcheck: false}}}}}}}}\n", app.address);
+    for (key, shown) in [("metrics: {compat: envoy}", true), ("", false)] {
+        let edge = Setup::new(&routes).main(key).start().await;
+        assert_eq!(edge.get("shop.example", "/").await.status, 200);
+        for address in [edge.aralez.admin_address(), &edge.api] {
+            assert_eq!(metrics(address).await.contains(SERIES), shown, "{key}");
+        }
+    }
+    let (mesh, outlets) = mesh("http").await;
+    for (compat, shown) in [(json!("envoy"), true), (Value::Null, false)] {
+        mesh.agent.edit_registration("web-1-sidecar-proxy", |service| service["Proxy"]["Config"]["aralez_metrics_compat"] = compat.clone());
+        let what = format!("{compat} at the sidecar");
+        let follows = eventually(&what, RECOVERY, async || {
+            mesh.answering().await?;
+            let text = clients::get(&outlets[1], "/metrics").await?.text();
+            ensure!(text.contains("aralez_requests_total{") && text.contains(SERIES) == shown, "{text}");
+            Ok(())
+        });
+        follows.await.unwrap();
+        assert!(!metrics(mesh.web.admin_address()).await.contains(SERIES));
     }
 }

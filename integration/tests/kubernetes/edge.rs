@@ -107,7 +107,8 @@ impl Edge {
 
     /// Waits until what the admin API answers has these words.
     pub async fn says(&self, path: &str, words: &[&str]) {
-        let said = eventually(&format!("{words:?} at {path}"), LIMIT, async || {
+        let what = format!("{words:?} at {path}");
+        let said = eventually(&what, LIMIT, async || {
             // JSON has its quotes escaped.
             let text = self.admin(path).await?.text().replace("\\\"", "\"");
             ensure!(words.iter().all(|word| text.contains(word)), "{text}");

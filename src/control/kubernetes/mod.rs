@@ -19,7 +19,7 @@ mod tls;
 mod translate;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -30,12 +30,15 @@ use k8s_openapi::{
     },
 };
 use kube::{Api, Client};
-use tokio::{sync::watch as slot, task::JoinSet};
+use tokio::{sync::watch as slot, task::JoinSet, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::objects::{Kind, Objects, watch_name};
 use super::{consul::services::Instances, watches::Watches};
 use crate::{config::kubernetes::ClusterConfig, model::ingress::pool::KubernetesService};
+
+/// How often the endpoints of a Service are worked out at the most.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// A cluster that is followed until this is dropped.
 #[derive(Debug)]
@@ -69,6 +72,8 @@ impl Cluster {
                 Some(Ok(endpoints)) => tell(Instances { endpoints, failed: None, settled: true }),
                 Some(Err(why)) => tell(Instances { failed: Some(why), settled: true, ..Instances::default() }),
             }
+            // A change after a calm is told at once, what comes in a burst together.
+            sleep(GATHER).await;
             if objects.changed().await.is_err() {
                 return;
             }

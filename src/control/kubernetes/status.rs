@@ -31,19 +31,20 @@ pub async fn write(client: Client, config: IngressConfig, mut objects: Receiver<
     let watch = watches.register("kubernetes status");
     let wanted: Vec<_> = config.status.iter().map(entry).collect();
     loop {
-        let lacking: Vec<Arc<Ingress>> = {
+        let (lacking, version): (Vec<Arc<Ingress>>, _) = {
             let objects = objects.borrow_and_update();
             let known = if objects.awaited().is_empty() { ours(&objects, &config.controller) } else { Vec::new() };
-            known.into_iter().filter(|ingress| present(ingress) != wanted).cloned().collect()
+            (known.into_iter().filter(|ingress| present(ingress) != wanted).cloned().collect(), objects.routes_version)
         };
         let mut failed = false;
         for ingress in lacking {
             failed |= !patch(&client, &ingress, &wanted, &watch).await;
         }
+        let changed = objects.wait_for(|known| known.routes_version != version);
         if failed {
             // Tried again after a while, or when something changes.
-            let _ = timeout(PAUSE, objects.changed()).await;
-        } else if objects.changed().await.is_err() {
+            let _ = timeout(PAUSE, changed).await;
+        } else if changed.await.is_err() {
             return;
         }
     }

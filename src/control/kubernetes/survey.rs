@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// What is to be done where the cluster is not as it should be.
+const WAITS: &str = "a start waits for it";
+
 /// Why the API server cannot be asked from here, as far as files and the environment say: nothing is asked.
 ///
 /// # Errors
@@ -29,6 +32,9 @@ pub async fn way(access: &Access) -> Result<(), String> {
 
 /// Reads everything that would be watched, in `patience` at the most, and says what becomes of it beside the routes of `files`. Nothing is written.
 pub async fn survey(mut kubernetes: Kubernetes, files: &Routing, patience: Duration, report: &mut Report) {
+    if let Err(why) = way(&kubernetes.cluster.access).await {
+        return report.error("kubernetes access", why, WAITS);
+    }
     if let Some(ingresses) = &mut kubernetes.cluster.ingresses {
         ingresses.status.clear();
     }
@@ -39,7 +45,7 @@ pub async fn survey(mut kubernetes: Kubernetes, files: &Routing, patience: Durat
     let in_time = timeout(patience, answered).await.is_ok();
     for watch in watches.snapshot() {
         if let Some(why) = watch.last_error {
-            report.error(watch.name, why, "a start waits for it");
+            report.error(watch.name, why, WAITS);
         }
     }
     let objects = objects.borrow();

@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use self::promql::{Selector, selectors};
 use crate::ingress::{Edge, Setup};
+use crate::support::api_server::ApiServer;
 use crate::support::fake_agent::{FakeAgent, intention};
 use crate::support::mesh::{EFFECT, Mesh, RECOVERY};
 use crate::support::raw::read_until;
@@ -87,16 +88,18 @@ async fn mesh(protocol: &'static str) -> (Mesh, [Address; 2]) {
     (mesh, outlets)
 }
 
-/// A reverse proxy with a server that answers, one that is never there, and one that fails its health checks.
+/// A reverse proxy with a server that answers, one that is never there, and one that fails its health checks; and a cluster that has gone since.
 async fn edge() -> Edge {
+    let cluster = ApiServer::start().await;
     let app = http_echo("shop").await.unwrap();
     let (dead, sick) = (free_port().unwrap(), free_port().unwrap());
     let routes = format!(
-        "provider: file\nupstreams:\n  shop.example:\n    paths:\n      /: {{servers: ['127.0.0.1:{dead}', '{}'], retries: {{attempts: 2}}, healthcheck: false}}\n      \
+        "provider: kubernetes\nkubernetes: {{kubeconfig: kubeconfig}}\nupstreams:\n  shop.example:\n    paths:\n      /: {{servers: ['127.0.0.1:{dead}', '{}'], retries: {{attempts: 2}}, healthcheck: false}}\n      \
          /sick: {{servers: ['127.0.0.1:{sick}'], healthcheck: true}}\n",
         app.address
     );
-    let edge = Setup::new(&routes).main("hc_interval: 1\nmetrics: {compat: envoy}").start().await;
+    let setup = Setup::new(&routes).file("kubeconfig", cluster.kubeconfig());
+    let edge = setup.main("hc_interval: 1\nmetrics: {compat: envoy}").start().await;
     let tried = eventually("a request that is tried again", RECOVERY, async || {
         edge.get("shop.example", "/").await;
         edge.get("shop.example", "/sick").await;

@@ -19,7 +19,7 @@ use crate::support::mesh::{Mesh, port};
 use crate::support::raw::read_until;
 use crate::support::wire::Wire;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 

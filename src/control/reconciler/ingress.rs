@@ -44,7 +44,7 @@ pub enum IngressChange {
         known: Arc<UpstreamInputs>,
     },
     /// Who we are in the mesh, as far as that is known.
-    Credentials(Credentials),
+    Credentials(Box<Credentials>),
     /// The certificates of the folder.
     Certificates(Arc<Certificates>),
     /// Those of Ingresses, all of them.
@@ -110,7 +110,7 @@ pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
                 inputs.services.insert(pool, known);
             }
         }
-        IngressChange::Credentials(credentials) => inputs.credentials.take(credentials),
+        IngressChange::Credentials(credentials) => inputs.credentials.take(*credentials),
         IngressChange::Certificates(certificates) => inputs.folder = Some(certificates),
         IngressChange::ClusterCertificates(pairs) => inputs.cluster_pairs = pairs,
         IngressChange::Challenges(challenges) => inputs.challenges = challenges,

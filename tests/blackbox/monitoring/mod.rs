@@ -132,6 +132,8 @@ async fn everything() -> Shown {
         Ok(())
     });
     settled.await.unwrap();
+    http.app.answer_next([500]);
+    assert_eq!(clients::get(&http.entry, "/").await.unwrap().status, 500);
     http.agent.set_intentions("api", vec![intention("web", "api", "deny")]);
     let denied = eventually("a refusal", EFFECT, async || {
         ensure!(clients::get(&http.entry, "/").await?.status == 403);

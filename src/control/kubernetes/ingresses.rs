@@ -1,10 +1,6 @@
 //! The Ingresses of a cluster laid over the routes of files, again whenever either changes.
 
-use std::{
-    future::pending,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{future::pending, sync::Arc};
 
 use tokio::sync::watch as slot;
 
@@ -18,6 +14,7 @@ use crate::{
     control::reconciler::{IngressChange, IngressFeed},
     model::{
         ingress::{CertificatePair, Routing},
+        moment::unix_now,
         registration::Unusable,
     },
 };
@@ -78,7 +75,7 @@ impl Ingresses {
             feed.send(IngressChange::Awaited(awaited.into_iter().map(|(name, _)| name).collect()));
             return alone.then(|| files.clone());
         }
-        let translation = translate(&objects, files, controller, template, &self.certificates, now());
+        let translation = translate(&objects, files, controller, template, &self.certificates, unix_now());
         drop(objects);
         self.translated = true;
         let routing = Arc::new(translation.routing.clone());
@@ -94,11 +91,6 @@ impl Ingresses {
             feed.send(IngressChange::ClusterCertificates(self.certificates.clone()));
         }
     }
-}
-
-/// Seconds since the Unix epoch.
-pub(super) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
 fn refusal(watch: &str, why: &str) -> Unusable {

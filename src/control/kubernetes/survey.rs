@@ -6,7 +6,6 @@ use tokio::time::timeout;
 
 use super::{
     Cluster, connect, endpoints,
-    ingresses::now,
     objects::Objects,
     translate::{Translation, translate},
 };
@@ -16,6 +15,7 @@ use crate::{
     model::{
         finding::{Finding, Report},
         ingress::{PoolSource, Routing},
+        moment::unix_now,
     },
 };
 
@@ -60,7 +60,7 @@ pub async fn survey(mut kubernetes: Kubernetes, files: &Routing, patience: Durat
 
 fn told(objects: &Objects, kubernetes: &Kubernetes, files: &Routing, report: &mut Report) {
     let Translation { routing, problems, .. } = match &kubernetes.cluster.ingresses {
-        Some(ingresses) => translate(objects, files, &ingresses.controller, &kubernetes.template, &[], now()),
+        Some(ingresses) => translate(objects, files, &ingresses.controller, &kubernetes.template, &[], unix_now()),
         None => Translation { routing: files.clone(), ..Translation::default() },
     };
     report.findings.extend(problems.into_iter().map(Finding::error));

@@ -113,7 +113,9 @@ async fn what_nginx_did_is_checked() {
     write(
         &terminals,
         "main.yaml",
-        "proxy_address_http: 127.0.0.1:8080\nproxy_address_tls: 127.0.0.1:8443\nupstreams_conf: upstreams.yaml\n",
+        "proxy_address_http: 127.0.0.1:8080\nproxy_address_tls: 127.0.0.1:8443\nproxy_certificates: certificates\nupstreams_conf: upstreams.yaml\n",
     );
+    fs::copy(terminals.folder().join("examples/auth/users.htpasswd"), terminals.folder().join("users")).unwrap();
+    fs::create_dir(terminals.folder().join("certificates")).unwrap();
     terminals.follow("docs/migration.md", "From nginx").unwrap().run(0, &[]).await.unwrap();
 }

@@ -19,32 +19,18 @@ async fn agent(terminals: &Terminals, arguments: &str) -> Process {
     agent
 }
 
-/// The agent, the app and both sidecars of the quick start; both are ready.
-struct Mesh {
-    _agent: Process,
-    _app: Process,
-    _api: Process,
-    web: Process,
-}
-
-/// Starts what the quick start says.
-async fn mesh(terminals: &Terminals) -> Mesh {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quick_start_and_what_it_leads_to() {
+    let terminals = terminals().await;
     let mut page = terminals.follow("docs/quick-start.md", "With Consul").unwrap();
-    let agent = page.serve().await.unwrap();
-    let [app, api, web] = [page.serve().await.unwrap(), page.serve().await.unwrap(), page.serve().await.unwrap()];
+    let _agent = page.serve().await.unwrap();
+    let [_app, _api, mut web] = [page.serve().await.unwrap(), page.serve().await.unwrap(), page.serve().await.unwrap()];
     page.run(0, &["200 OK", "Directory listing"]).await.unwrap();
     page.run(0, &["Created: web => api (deny)"]).await.unwrap();
     page.run(0, &["403 Forbidden"]).await.unwrap();
     page.run(1, &["denied: "]).await.unwrap();
     page.run(1, &["consul intention create -replace -allow web api"]).await.unwrap();
     terminals.run("consul intention create -replace -allow web api", 0).await.unwrap();
-    Mesh { _agent: agent, _app: app, _api: api, web }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_quick_start_and_what_it_leads_to() {
-    let terminals = terminals().await;
-    let mut mesh = mesh(&terminals).await;
 
     let mut page = terminals.follow("docs/how-to.md", "Find what is missing before it is missed").unwrap();
     page.run(0, &["web may call api"]).await.unwrap();
@@ -65,7 +51,7 @@ async fn the_quick_start_and_what_it_leads_to() {
 
     let mut page = terminals.follow("docs/how-to.md", "Drain").unwrap();
     page.run(0, &[]).await.unwrap();
-    assert!(mesh.web.exit(PATIENCE).await.unwrap().success());
+    assert!(web.exit(PATIENCE).await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,4 +103,43 @@ async fn a_right_that_is_missing_is_told_as_the_page_says() {
     let token = "consul acl token create -policy-name web -format json | sed -n 's/.*\"SecretID\": \"\\(.*\\)\".*/\\1/p' > web.token";
     terminals.run(&format!("{managed} {token}"), 0).await.unwrap();
     terminals.follow("docs/check.md", "A sidecar: `-sidecar-for`, `-proxy-id`").unwrap().run(1, &[]).await.unwrap();
+}
+
+/// Two versions of `api` on `n1`, one of them unwell, and what the mesh says of calls to it.
+fn versions() -> serde_json::Value {
+    let api = |version: u8, check: serde_json::Value| {
+        let sidecar = json!({"port": 20999 + u16::from(version), "checks": [check]});
+        json!({"id": format!("api-{version}"), "name": "api", "address": format!("10.0.0.{version}"), "port": 8080,
+            "meta": {"version": version.to_string()}, "connect": {"sidecar_service": sidecar}})
+    };
+    let upstreams = json!([{"destination_name": "api", "local_bind_port": 9191}]);
+    let web = json!({"id": "web-1", "name": "web", "port": 9090, "connect": {"sidecar_service": {"proxy": {"upstreams": upstreams}}}});
+    let subset = |version: u8| json!({"Filter": format!("Service.Meta.version == {version}"), "OnlyPassing": version == 2});
+    let beta = json!({"PathPrefix": "/v2/", "Header": [{"Name": "x-beta", "Exact": "yes"}]});
+    let to_beta = json!({"ServiceSubset": "v2", "PrefixRewrite": "/", "RequestTimeout": "3s", "NumRetries": 2, "RetryOn": ["5xx"]});
+    json!({
+        "services": [web, api(1, json!({"alias_service": "api-1"})), api(2, json!({"name": "unwell", "ttl": "1h"}))],
+        "config_entries": {"bootstrap": [
+            {"Kind": "proxy-defaults", "Name": "global", "Config": {"protocol": "http"}},
+            {"Kind": "service-resolver", "Name": "api", "DefaultSubset": "v1", "Subsets": {"v1": subset(1), "v2": subset(2)},
+                "Failover": {"v2": {"ServiceSubset": "v1"}}},
+            {"Kind": "service-router", "Name": "api", "Routes": [
+                {"Match": {"HTTP": {"PathPrefix": "/admin", "Methods": ["POST"]}}, "Destination": {"ServiceSubset": "v1"}},
+                {"Match": {"HTTP": beta}, "Destination": to_beta},
+            ]},
+            {"Kind": "service-intentions", "Name": "api", "Sources": [
+                {"Name": "web", "Permissions": [{"Action": "deny", "HTTP": {"PathPrefix": "/admin", "Methods": ["GET"]}}]},
+                {"Name": "*", "Action": "allow"},
+            ]},
+        ]},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_explained_as_the_page_says() {
+    let terminals = terminals().await;
+    fs::write(terminals.folder().join("versions.json"), versions().to_string()).unwrap();
+    let _agent = agent(&terminals, "-node n1 -config-file versions.json").await;
+    terminals.follow("docs/explain.md", "Where a call goes: `-sidecar-for`").unwrap().run(0, &[]).await.unwrap();
+    terminals.follow("docs/explain.md", "Who may call: `-from`, `-to`").unwrap().run(1, &[]).await.unwrap();
 }

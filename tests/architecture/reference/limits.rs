@@ -64,7 +64,11 @@ fn value(kind: &str, expression: &str, about: &str) -> Option<String> {
             let (count, _) = rest.rsplit_once(')').unwrap();
             time(number(count) / if unit == "millis" { 1000.0 } else { 1.0 })
         };
-        text.split("Duration::from_").skip(1).map(|text| part(text.trim_end_matches(", ").trim_end_matches("))"))).collect::<Vec<_>>().join(" to ")
+        text.split("Duration::from_")
+            .skip(1)
+            .map(|text| part(text.trim_end_matches(", ").trim_end_matches("))")))
+            .collect::<Vec<_>>()
+            .join(" to ")
     };
     match kind {
         "Duration" => Some(times(expression)),

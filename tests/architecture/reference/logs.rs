@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 /// What the keys of events hold.
-const KEYS: &[(&str, &str)] = &[
-];
+const KEYS: &[(&str, &str)] = &[];
 
 fn source(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)).unwrap()
@@ -82,7 +81,9 @@ fn events(text: &str) -> Vec<Event> {
 }
 
 pub fn page(made: &str) -> String {
-    let mut page = format!("# Logs\n\n{made}\n## The access log's line\n\nWithout a format of one's own: [Observability](../observability.md). `null` is what does not apply.\n\n| key | value | |\n|---|---|---|\n");
+    let mut page = format!(
+        "# Logs\n\n{made}\n## The access log's line\n\nWithout a format of one's own: [Observability](../observability.md). `null` is what does not apply.\n\n| key | value | |\n|---|---|---|\n"
+    );
     for (member, about) in members(&source("telemetry/access_log/standard.rs"), "struct Line<'a> {") {
         let (key, kind) = member.split_once(": ").unwrap();
         assert!(!about.is_empty(), "{key} of the access log has no doc comment");
@@ -124,7 +125,12 @@ pub fn page(made: &str) -> String {
 
 #[test]
 fn events_are_read_with_their_keys() {
-    let text = r#"tracing::info!(listener = %key, why, ?delay, "refused: {why:#}, {}", other); debug!(a = f(1, 2), "said"); not_info!(x, "y")"#;
-    let event = |level, message: &str, keys: &[&str]| Event { level, message: message.into(), keys: keys.iter().map(|key| key.to_string()).collect() };
+    let text =
+        r#"tracing::info!(listener = %key, why, ?delay, "refused: {why:#}, {}", other); debug!(a = f(1, 2), "said"); not_info!(x, "y")"#;
+    let event = |level, message: &str, keys: &[&str]| Event {
+        level,
+        message: message.into(),
+        keys: keys.iter().map(|key| key.to_string()).collect(),
+    };
     assert_eq!(events(text), [event("info", "refused: …, …", &["listener", "why", "delay"]), event("debug", "said", &["a"])]);
 }

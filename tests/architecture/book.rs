@@ -178,7 +178,9 @@ fn no_file(yaml: &str) -> Option<String> {
         return MeshFile::load(Some(&path)).err().map(|why| format!("{why:#}"));
     }
     fs::write(folder.path().join("consul.token"), "a-token").unwrap();
-    fs::copy(root().join("examples/auth/users.htpasswd"), folder.path().join("users")).unwrap();
+    // Of somebody whom no page knows.
+    let users = text(Path::new("examples/auth/users.htpasswd")).replace("anna:", "berta:");
+    fs::write(folder.path().join("users"), users).unwrap();
     let of_main = if is_main { yaml } else { "proxy_address_http: 127.0.0.1:0\nupstreams_conf: upstreams.yaml\nmaster_key: k\n" };
     let read = MainFile::parse(of_main, &main);
     let main = match read {

@@ -89,7 +89,7 @@ fn value(kind: &str, expression: &str, about: &str) -> Option<String> {
 /// The constants of a file that have a doc comment.
 fn bounds(file: &str, text: &str) -> Vec<Bound> {
     let (mut bounds, mut about) = (Vec::new(), String::new());
-    for line in text.split("\n#[cfg(test)]").next().unwrap().lines().map(str::trim) {
+    for line in text.split("\n#[cfg(test)]\nmod tests {").next().unwrap().lines().map(str::trim) {
         if let Some(doc) = line.strip_prefix("/// ") {
             about = [about.as_str(), doc].join(" ");
             continue;

@@ -3,7 +3,52 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 /// What the keys of events hold.
-const KEYS: &[(&str, &str)] = &[];
+const KEYS: &[(&str, &str)] = &[
+    ("address", "where something listens"),
+    ("addresses", "what a name stands for now"),
+    ("advice", "what to do about it"),
+    ("certificate", "the name of a certificate"),
+    ("changes", "what became different, in words"),
+    ("client", "the address of the client"),
+    ("delay", "how long until it is tried again"),
+    ("destination", "the service that was called"),
+    ("endpoint", "the endpoint that failed"),
+    ("failures", "failures in a row"),
+    ("folder", "a folder"),
+    ("generation", "the number of the snapshot"),
+    ("id", "the SPIFFE ID of a leaf"),
+    ("identity", "the SPIFFE ID that was shown"),
+    ("level", "the new level"),
+    ("listener", "the listener: the id of the proxy, and what it is for"),
+    ("listeners", "how many listeners there are"),
+    ("name", "the name of a host, object or certificate"),
+    ("namespace", "the namespace of an object of Kubernetes"),
+    ("outcome", "how the try ended"),
+    ("pairs", "how many certificates there are"),
+    ("path", "where the setting stands that is meant"),
+    ("paths", "what is served there"),
+    ("peer", "the address of the client"),
+    ("problems", "what is wrong, in words"),
+    ("protocol", "what is spoken: tcp, http, http2, grpc"),
+    ("provider", "the name of a provider of tokens"),
+    ("proxy", "the id of the proxy"),
+    ("reason", "why, in a word, as in the access log"),
+    ("scope", "the place that counts failures"),
+    ("server", "the server of a route"),
+    ("settings", "names of settings"),
+    ("sidecar", "the id of the proxy that is meant"),
+    ("sink", "where the access log goes"),
+    ("sockets", "how many sockets"),
+    ("source", "who calls; or what is watched or read anew"),
+    ("speaks", "what a server speaks"),
+    ("target_address", "where metrics are sent"),
+    ("tokens", "what became of the tokens that the intentions ask for"),
+    ("tries", "how often the request was tried"),
+    ("version", "the version of the routes in force"),
+    ("was", "what it spoke before"),
+    ("watch", "what is watched"),
+    ("why", "why, in words"),
+];
 
 fn source(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)).unwrap()
@@ -101,7 +146,7 @@ pub fn page(made: &str) -> String {
     crate::sources(&root, &mut files);
     let mut all: Vec<Event> = Vec::new();
     for file in files.iter().filter(|file| !file.components().any(|part| part.as_os_str() == "tests")) {
-        all.extend(events(fs::read_to_string(file).unwrap().split("\n#[cfg(test)]\nmod tests").next().unwrap()));
+        all.extend(events(fs::read_to_string(file).unwrap().split("\n#[cfg(test)]\nmod tests {").next().unwrap()));
     }
     let level = |event: &Event| ["error", "warn", "info", "debug"].iter().position(|level| *level == event.level);
     all.sort_by(|a, b| (level(a), &a.message).cmp(&(level(b), &b.message)));

@@ -95,6 +95,27 @@ impl Block {
     }
 }
 
+/// The blocks of a section of a page, which is given from the repository's root.
+fn section(page: &str, section: &str) -> Result<Vec<Block>> {
+    let text = fs::read_to_string(repository()?.join(page)).with_context(|| format!("read {page}"))?;
+    let blocks: Vec<Block> = blocks(&text)?.0.into_iter().filter(|block| block.section == section).collect();
+    ensure!(!blocks.is_empty(), "{page} has no section {section:?} with a block");
+    Ok(blocks)
+}
+
+/// The commands of some blocks.
+fn all_steps(blocks: &[Block]) -> Vec<Step> {
+    blocks.iter().filter(|block| matches!(block.language.as_str(), "sh" | "console")).flat_map(Block::steps).collect()
+}
+
+/// The commands of a section, for a test that runs them in a place of its own.
+///
+/// # Errors
+/// When there is no such section.
+pub fn steps(page: &str, heading: &str) -> Result<Vec<Step>> {
+    Ok(all_steps(&section(page, heading)?))
+}
+
 /// Whether lines are what a page says they are.
 fn fits(page: &[&str], said: &[&str]) -> bool {
     match (page, said) {
@@ -163,18 +184,14 @@ impl Terminals {
     ///
     /// # Errors
     /// When there is no such section, or a file cannot be written.
-    pub fn follow(&self, page: &str, section: &str) -> Result<Follow<'_>> {
-        let text = fs::read_to_string(repository()?.join(page)).with_context(|| format!("read {page}"))?;
-        let blocks: Vec<Block> = blocks(&text)?.0.into_iter().filter(|block| block.section == section).collect();
-        ensure!(!blocks.is_empty(), "{page} has no section {section:?} with a block");
+    pub fn follow(&self, page: &str, heading: &str) -> Result<Follow<'_>> {
+        let blocks = section(page, heading)?;
         for block in &blocks {
             if let Some(name) = block.file() {
                 fs::write(self.folder().join(name), &block.text)?;
             }
         }
-        let commands = blocks.iter().filter(|block| matches!(block.language.as_str(), "sh" | "console"));
-        let steps: Vec<Step> = commands.flat_map(Block::steps).collect();
-        Ok(Follow { terminals: self, place: format!("{page}, {section}"), blocks, steps: steps.into_iter() })
+        Ok(Follow { terminals: self, place: format!("{page}, {heading}"), steps: all_steps(&blocks).into_iter(), blocks })
     }
 
     /// A line of the shell, to be run in a terminal.
@@ -219,7 +236,11 @@ impl Terminals {
     }
 }
 
-fn repository() -> Result<PathBuf> {
+/// The folder of the sources.
+///
+/// # Errors
+/// When there is none above this package.
+pub fn repository() -> Result<PathBuf> {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).context("no repository")
 }
 

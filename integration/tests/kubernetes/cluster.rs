@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aralez_integration::book;
 use aralez_integration::components;
 use aralez_integration::ports::free_port;
 use aralez_integration::process::Process;
@@ -16,9 +16,6 @@ use serde_json::{Value, json};
 
 /// In which the API server must be up.
 const START: Duration = Duration::from_secs(120);
-
-/// The manifests that users apply.
-const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kubernetes");
 
 /// A cluster's control plane.
 pub struct Cluster {
@@ -86,6 +83,7 @@ impl Cluster {
     pub fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
         let mut command = Command::new(components::kubernetes("kubectl")?);
         command.arg("--kubeconfig").arg(self.folder.path().join("admin.json")).args(arguments).env("HOME", self.folder.path());
+        command.current_dir(book::repository()?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start kubectl")?;
         child.stdin.take().context("stdin")?.write_all(input.unwrap_or_default().as_bytes())?;
@@ -100,9 +98,12 @@ impl Cluster {
         self.kubectl(&["apply", "-f", "-"], Some(&object.to_string())).unwrap();
     }
 
-    /// Applies one of the manifests of `examples/kubernetes`.
-    pub fn apply_manifest(&self, name: &str) {
-        let path: PathBuf = Path::new(MANIFESTS).join(name);
-        self.kubectl(&["apply", "-f", path.to_str().unwrap()], None).unwrap();
+    /// Runs the commands of a section of the book, which are all of `kubectl`.
+    pub fn follow(&self, page: &str, section: &str) {
+        for step in book::steps(page, section).unwrap() {
+            let words: Vec<&str> = step.line.split_whitespace().collect();
+            let ["kubectl", arguments @ ..] = words.as_slice() else { panic!("{}", step.line) };
+            self.kubectl(arguments, None).unwrap();
+        }
     }
 }

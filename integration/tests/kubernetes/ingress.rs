@@ -124,8 +124,7 @@ async fn whole() {
     let ca = WebCa::new();
     let [first, second] = [ca.issue(&["shop.test"]), ca.issue(&["shop.test"])];
     let mut cluster = Cluster::start().await;
-    cluster.apply_manifest("rbac.yaml");
-    cluster.apply_manifest("aralez.yaml");
+    cluster.follow("docs/quick-start.md", "With Kubernetes");
     [service("shop"), slice("shop", &one), secret(&first), ingress()].iter().for_each(|object| cluster.apply(object));
 
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 /// Constants that bound nothing a user could meet.
-const OTHERS: &[&str] = &["HTTP_PORT", "STEPS", "FREE", "VERSION", "GONE", "NEW_MODE", "FRAME_HEAD", "ALL_DIGITS"];
+const OTHERS: &[&str] = &["HTTP_PORT", "STEPS", "FREE", "VERSION", "GONE", "NEW_MODE", "FRAME_HEAD", "ALL_DIGITS", "WHOLE"];
 
 /// Sections of the page, each with the beginnings of the paths whose constants it holds; a file belongs to the first that fits.
 const SECTIONS: &[(&str, &[&str])] = &[
@@ -22,7 +22,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
 
 /// A constant.
 struct Bound {
-    file: String,
+    /// What its file is about, and where it stands.
+    place: String,
     value: String,
     about: String,
 }
@@ -75,7 +76,7 @@ fn value(kind: &str, expression: &str, about: &str) -> Option<String> {
         "(Duration, Duration)" => Some(times(&expression.replace("))", ")"))),
         "usize" | "u16" | "u32" | "u64" | "i32" | "i64" | "f64" => {
             let count = number(expression);
-            Some(match about.contains("byte") {
+            Some(match about.to_lowercase().split([' ', ',', '.', ';', ':']).any(|word| word == "bytes") {
                 true if count >= 1048576.0 && count % 1048576.0 == 0.0 => format!("{} MiB", grouped(count / 1048576.0)),
                 true if count >= 1024.0 && count % 1024.0 == 0.0 => format!("{} KiB", grouped(count / 1024.0)),
                 true => format!("{} bytes", grouped(count)),
@@ -86,15 +87,21 @@ fn value(kind: &str, expression: &str, about: &str) -> Option<String> {
     }
 }
 
+/// A doc comment as a cell of a table: links to items lead nowhere here.
+fn linkless(doc: &str) -> String {
+    doc.replace("[`", "`").replace("`]", "`").replace('|', "\\|")
+}
+
 /// The constants of a file that have a doc comment.
 fn bounds(file: &str, text: &str) -> Vec<Bound> {
+    let module = text.lines().next().and_then(|line| line.strip_prefix("//! ")).unwrap_or_default();
     let (mut bounds, mut about) = (Vec::new(), String::new());
     for line in text.split("\n#[cfg(test)]\nmod tests {").next().unwrap().lines().map(str::trim) {
         if let Some(doc) = line.strip_prefix("/// ") {
             about = [about.as_str(), doc].join(" ");
             continue;
         }
-        let about = std::mem::take(&mut about).trim().replace("[`", "`").replace("`]", "`").replace('|', "\\|");
+        let about = linkless(std::mem::take(&mut about).trim());
         let declared = line.split_once("const ").filter(|(before, _)| before.is_empty() || before.starts_with("pub"));
         let Some((name, rest)) = declared.and_then(|(_, rest)| rest.split_once(": ")) else { continue };
         let Some((kind, expression)) = rest.trim_end_matches(';').split_once(" = ") else { continue };
@@ -102,7 +109,7 @@ fn bounds(file: &str, text: &str) -> Vec<Bound> {
             continue;
         }
         if let Some(value) = value(kind, expression, &about) {
-            bounds.push(Bound { file: format!("{file}`, `{name}"), value, about });
+            bounds.push(Bound { place: format!("{} `{name}`, `{file}`", linkless(module)), value, about });
         }
     }
     bounds
@@ -129,9 +136,9 @@ pub fn page(made: &str) -> String {
         "# Limits\n\n{made}\nEvery bound, pause and default that is fixed, or that holds where a setting says nothing. What can be set is in [keys](keys.md) and [flags](commands.md).\n"
     );
     for ((heading, _), bounds) in SECTIONS.iter().zip(sections) {
-        writeln!(page, "\n## {heading}\n\n| value | of what | where in `src/` |\n|---|---|---|").unwrap();
-        for Bound { file, value, about } in bounds {
-            writeln!(page, "| {value} | {about} | `{file}` |").unwrap();
+        writeln!(page, "\n## {heading}\n\n| value | of what | where |\n|---|---|---|").unwrap();
+        for Bound { place, value, about } in bounds {
+            writeln!(page, "| {value} | {about} | {place} |").unwrap();
         }
     }
     page
@@ -141,7 +148,7 @@ pub fn page(made: &str) -> String {
 fn values_are_told_as_they_are_read() {
     let of = |kind, expression, about| value(kind, expression, about).unwrap();
     assert_eq!(of("usize", "64 << 10", "Most bytes."), "64 KiB");
-    assert_eq!(of("u32", "65_537", "Entries."), "65,537");
+    assert_eq!(of("u32", "65_537", "Entries, some kilobytes."), "65,537");
     assert_eq!(of("Duration", "Duration::from_secs(2 * 365 * 24 * 3600)", ""), "730 d");
     assert_eq!(of("Duration", "Duration::from_millis(250)", ""), "250 ms");
     assert_eq!(of("(Duration, Duration)", "(Duration::from_secs(1), Duration::from_secs(300))", ""), "1 s to 5 min");

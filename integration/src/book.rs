@@ -116,12 +116,16 @@ pub fn steps(page: &str, heading: &str) -> Result<Vec<Step>> {
     Ok(all_steps(&section(page, heading)?))
 }
 
-/// Whether lines are what a page says they are.
-fn fits(page: &[&str], said: &[&str]) -> bool {
+/// Whether a program said what a page says that it does.
+pub fn fits(page: &str, said: &str) -> bool {
+    lines_fit(&page.lines().collect::<Vec<_>>(), &said.lines().collect::<Vec<_>>())
+}
+
+fn lines_fit(page: &[&str], said: &[&str]) -> bool {
     match (page, said) {
         ([], said) => said.is_empty(),
-        (["…", rest @ ..], said) => (0..=said.len()).any(|skipped| said.get(skipped..).is_some_and(|said| fits(rest, said))),
-        ([line, rest @ ..], [first, said @ ..]) => line_fits(line, first) && fits(rest, said),
+        (["…", rest @ ..], said) => (0..=said.len()).any(|skipped| said.get(skipped..).is_some_and(|said| lines_fit(rest, said))),
+        ([line, rest @ ..], [first, said @ ..]) => line_fits(line, first) && lines_fit(rest, said),
         (_, []) => false,
     }
 }
@@ -280,10 +284,11 @@ impl Follow<'_> {
         let step = self.next()?;
         let process = self.terminals.serve(&step.line)?;
         if let Some(output) = &step.output {
-            let page: Vec<&str> = ["…"].into_iter().chain(output.lines()).chain(["…"]).collect();
+            // What it logs comes before and after.
+            let page = format!("…\n{output}…\n");
             eventually(&step.line, PATIENCE, async || {
                 let log = process.log();
-                Ok(ensure!(fits(&page, &log.lines().collect::<Vec<_>>()), "{}: it printed\n{log}", self.place))
+                Ok(ensure!(fits(&page, &log), "{}: it printed\n{log}", self.place))
             })
             .await?;
         }
@@ -296,10 +301,7 @@ impl Follow<'_> {
     /// When it does not within a minute: what it said instead.
     pub async fn run(&mut self, code: i32, words: &[&str]) -> Result<String> {
         let step = self.next()?;
-        let said = |said: &str| {
-            let page = step.output.as_ref().is_none_or(|page| fits(&page.lines().collect::<Vec<_>>(), &said.lines().collect::<Vec<_>>()));
-            page && words.iter().all(|word| said.contains(word))
-        };
+        let said = |said: &str| step.output.as_ref().is_none_or(|page| fits(page, said)) && words.iter().all(|word| said.contains(word));
         self.terminals.until(&step.line, code, said).await.with_context(|| format!("{}, with {words:?}", self.place))
     }
 

@@ -14,7 +14,7 @@ use aralez::{
     cli,
     config::{main_file::MainFile, mesh_file::MeshFile, upstreams},
 };
-use aralez_integration::book::{Block, blocks};
+use aralez_integration::book::{Block, blocks, fits};
 
 /// Who runs the commands of a section, or its HCL.
 enum Proof {
@@ -271,4 +271,6 @@ fn the_checks_of_snippets_find_what_is_wrong() {
     let (found, _) = blocks("# A\n```console\n$ a \\\n  b # why\nsaid\n$ c\n```\n").unwrap();
     let steps: Vec<_> = found[0].steps().into_iter().map(|step| (step.line, step.output)).collect();
     assert_eq!(steps, [("a    b".into(), Some("said\n".into())), ("c".to_owned(), None)]);
+    assert!(fits("a … c…\n…\nd\n", "a b, b c\nx\ny\nd\n") && fits("a\n…\n", "a\n"));
+    assert!(!fits("a … c\n", "a b\n") && !fits("a\n", "a\nb\n") && !fits("a\nb\n", "a\n"));
 }

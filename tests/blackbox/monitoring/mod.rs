@@ -200,12 +200,13 @@ fn alerts() -> Vec<String> {
     rules.map(expression).collect()
 }
 
-/// The names in the documentation's tables: the first cell of each row below the heading `## Metrics`.
+/// The names in the documentation's tables: the first cell of each row, below the heading `## Metrics` and in the reference.
 fn documented() -> BTreeSet<String> {
-    let text = std::fs::read_to_string(file("docs/observability.md")).unwrap();
+    let page = |path: &str| std::fs::read_to_string(file(path)).unwrap();
+    let (text, reference) = (page("docs/observability.md"), page("docs/reference/metrics.md"));
     let (_, section) = text.split_once("\n## Metrics\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let cells = section.lines().chain(reference.lines()).filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
     let names =
         cells.flat_map(|cell| cell.split('`')).filter(|name| ["aralez_", "envoy_", "process_"].iter().any(|own| name.starts_with(own)));
     names.map(str::to_owned).collect()
@@ -227,7 +228,7 @@ async fn every_query_and_every_row_of_the_documentation_has_its_series() {
     let documented = documented();
     let silent: Vec<&String> = there.difference(&documented).collect();
     let absent: Vec<&String> = documented.difference(&there).filter(|name| *name != "aralez_grpc_requests_total").collect();
-    assert!(silent.is_empty() && absent.is_empty(), "not in docs/observability.md: {silent:?}; only there: {absent:?}");
+    assert!(silent.is_empty() && absent.is_empty(), "not in the documentation: {silent:?}; only there: {absent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! A network of its own for a test: any port is free there, and nothing from outside comes in.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ pub fn is_inside() -> bool {
 ///
 /// # Errors
 /// When the test fails there, or the operating system refuses.
-pub fn again(name: &str, variables: &[(&str, &str)]) -> Result<()> {
+pub fn again(name: &str, variables: &[(&str, &OsStr)]) -> Result<()> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     command.arg(env::current_exe()?).args(["--exact", name, "--nocapture"]).env(INSIDE, "1").envs(variables.iter().copied());

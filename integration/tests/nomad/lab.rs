@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use aralez_integration::netns;
+use aralez_integration::{components, netns};
 
 /// The address of the host.
 pub const HOST: &str = "10.211.0.1";
@@ -23,11 +23,16 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
         set_up();
         return tokio::runtime::Runtime::new().unwrap().block_on(test());
     }
+    // There is no way out from inside: what has to be fetched or built is made before.
+    for made in [components::consul(), components::nomad(), components::cni_plugins(), components::envoy()] {
+        made.unwrap();
+    }
+    let aralez = components::aralez().unwrap();
     // One at a time: they share the machine's control groups.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = cgroups();
-    let ended = netns::again(name, &[("TMPDIR", SCRATCH)]);
+    let ended = netns::again(name, &[("TMPDIR", SCRATCH.as_ref()), ("ARALEZ_BIN", aralez.as_ref())]);
     let (after, mut left) = (cgroups(), Vec::new());
     left.extend(after.difference(&before));
     // Children before their parents.

@@ -95,7 +95,7 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
 }
 
 fn compiled(sidecar: &SidecarInputs, last: &Snapshot) -> Compiled {
-    compile(&Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar.clone())]), ingress: None }, last)
+    compile(&Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar.clone())]), ..Inputs::default() }, last)
 }
 
 fn listener<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Listener> {

@@ -1,10 +1,6 @@
 //! The Ingresses of a cluster laid over the routes of files, again whenever either changes.
 
-use std::{
-    future::pending,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{future::pending, sync::Arc};
 
 use tokio::sync::watch as slot;
 
@@ -16,7 +12,10 @@ use super::{
 use crate::{
     config::kubernetes::{Kubernetes, RouteTemplate},
     control::reconciler::{IngressChange, IngressFeed},
-    model::ingress::{CertificatePair, Routing},
+    model::{
+        ingress::{CertificatePair, Routing},
+        moment::unix_now,
+    },
 };
 
 /// What the problems of Ingresses are filed under.
@@ -66,8 +65,7 @@ impl Ingresses {
                     return None;
                 }
                 followed.version = objects.routes_version;
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
-                Some(translate(&objects, files, &followed.controller, &followed.template, &self.certificates, now))
+                Some(translate(&objects, files, &followed.controller, &followed.template, &self.certificates, unix_now()))
             }
         };
         let routing = translation.as_ref().map_or_else(|| files.clone(), |translation| Arc::new(translation.routing.clone()));

@@ -28,6 +28,7 @@ use super::{
     listener::Bind,
     route::Route,
     secret::Secret,
+    tracing::TracingSettings,
 };
 
 /// The ingress role of a listener: its name and path tables, and where they lead.
@@ -123,6 +124,8 @@ pub struct IngressListeners {
     pub client: Arc<ClientAddress>,
     /// The access log.
     pub access_log: Arc<AccessLog>,
+    /// `tracing`.
+    pub tracing: TracingSettings,
     /// What sticky cookies are sealed with: made of `master_key`, so that they stand over restarts and on every instance; without one, drawn at the start.
     pub sealing: Secret,
 }

@@ -23,13 +23,16 @@ use super::{
     refusal::Refusal,
     upgrade::Upgrade,
 };
-use crate::model::{
-    cluster::Endpoint,
-    ingress::IngressRoute,
-    intention::{Action, Denied, Verdict},
-    listener::{Exposed, Inbound, Role},
-    matching::RequestView,
-    route::{Leg, Route},
+use crate::{
+    model::{
+        cluster::Endpoint,
+        ingress::IngressRoute,
+        intention::{Action, Denied, Verdict},
+        listener::{Exposed, Inbound, Role},
+        matching::RequestView,
+        route::{Leg, Route},
+    },
+    telemetry::traces::Trace,
 };
 
 /// Most endpoints that one request is offered to when its route does not say.
@@ -95,6 +98,8 @@ pub struct Exchange {
     pub upgrade: Option<Arc<Upgrade>>,
     /// Interim answers so far.
     pub interim: u8,
+    /// Its part in a trace, if it takes one.
+    pub trace: Option<Trace>,
     /// What else is for the record.
     pub notes: Notes,
     /// The tokens that it carries, on a listener whose intentions ask for some.
@@ -129,6 +134,7 @@ impl Default for Exchange {
             grpc_status: None,
             upgrade: None,
             interim: 0,
+            trace: None,
             notes: Notes::default(),
             tokens: Verified::default(),
             routed: None,

@@ -34,6 +34,7 @@ use crate::model::{
     path::{EscapedSlashes, Normalization},
     route::Route,
 };
+use crate::telemetry::traces::Step;
 
 /// The living parts of an ingress listener.
 pub struct IngressSide {
@@ -125,6 +126,7 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     refuse_hidden_route(paths, view.path, place)?;
     let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
     exchange.take(live, place, &route.route, Some(&view));
+    exchange.lap(Step::Route);
     filter(session, exchange, side, ingress, route).await?;
     match &route.action {
         Action::Redirect(redirect) => Err(redirected(redirect, session)),

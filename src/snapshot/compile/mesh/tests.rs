@@ -14,6 +14,7 @@ use crate::{
         route::RouteTable,
         secret::Secret,
         testing::{Ca, id},
+        tracing::TracingSettings,
     },
     snapshot::{Credentials, Inputs, compile::Compiled},
 };
@@ -55,6 +56,7 @@ fn inputs(ca: &Ca) -> IngressInputs {
             files: None,
             client: Arc::default(),
             access_log: Arc::new(AccessLog::default()),
+            tracing: TracingSettings::default(),
             sealing: Secret::new("s"),
         })),
         routing: Some(Arc::new(Routing { hosts: Hosts::default(), routes: vec![route(0), route(1)], pools })),

@@ -83,7 +83,7 @@ async fn another_service_at_the_address_of_an_instance_gets_nothing() {
     let edge = setup(&agent, &old).start().await;
     let answer = edge.get("a.test", "/").await;
     assert_eq!((answer.status.as_u16(), stranger.app.requests()), (503, 0), "{}", answer.text());
-    let reason = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+    let reason = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
     assert_eq!(answer.text(), reason, "no identity is told to clients");
     edge.aralez.logged("/svc/other", RECOVERY).await;
 }

@@ -200,6 +200,7 @@ fn only_files(files: &Files) -> Routing {
     hosts.insert("*", paths);
     let route = IngressRoute {
         route: Route { name: "files".into(), ..Route::to(Vec::new()) },
+        further: Vec::new(),
         action: Action::Files(files.clone()),
         filters: Arc::new(Filters::default()),
     };

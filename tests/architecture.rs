@@ -47,7 +47,8 @@ fn fresh(path: &str, page: &str) {
         fs::write(&path, page).unwrap();
     }
     let known = fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(known, page, "{}: write the page anew with WRITE_PAGES=1", path.display());
+    let line = 1 + known.lines().zip(page.lines()).take_while(|(known, made)| known == made).count();
+    assert!(known == page, "{}:{line} is not what it would be made as: write the page anew with WRITE_PAGES=1", path.display());
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

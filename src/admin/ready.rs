@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -15,7 +14,10 @@ use axum::{
 use serde::Serialize;
 
 use super::AdminState;
-use crate::{model::listener::Listener, snapshot::Snapshot};
+use crate::{
+    model::{listener::Listener, moment::unix_now},
+    snapshot::Snapshot,
+};
 
 /// The body of a 503.
 #[derive(Debug, Serialize)]
@@ -40,8 +42,7 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
 pub(super) fn missing(state: &AdminState) -> Vec<String> {
     let status = state.snapshots.status();
     let mut missing = [status.missing.as_slice(), &status.unserved].concat();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    missing.extend(expired(&state.snapshots.current(), i64::try_from(now).unwrap_or(i64::MAX)));
+    missing.extend(expired(&state.snapshots.current(), unix_now()));
     missing.extend((state.pending)());
     if state.draining.load(Ordering::Relaxed) {
         missing.push("not draining".to_owned());

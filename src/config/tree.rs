@@ -36,8 +36,8 @@ pub(super) struct Node {
     pub(super) kind: Kind,
 }
 
-/// What a value is; equal to one that means the same, wherever that stands.
-#[derive(Clone, Debug, PartialEq)]
+/// What a value is.
+#[derive(Clone, Debug)]
 pub(super) enum Kind {
     Null,
     Bool(bool),
@@ -57,18 +57,6 @@ pub(super) enum Kind {
 pub(super) struct Key {
     pub(super) place: Place,
     pub(super) text: String,
-}
-
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.kind == other.kind
-    }
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
 }
 
 impl Node {

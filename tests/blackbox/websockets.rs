@@ -19,7 +19,7 @@ use crate::support::mesh::{Mesh, port};
 use crate::support::raw::read_until;
 use crate::support::wire::Wire;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: api\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
@@ -77,15 +77,15 @@ async fn ticker(count: usize, pace: Duration) -> u16 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traffic_from_the_server_alone_keeps_a_websocket_alive() {
-    let app = ticker(8, Duration::from_millis(250)).await;
-    let wire = Wire::before(app, "http", json!({"local_request_timeout_ms": 0, "local_idle_timeout_ms": 800})).await;
+    let app = ticker(16, Duration::from_millis(250)).await;
+    let wire = Wire::before(app, "http", json!({"local_request_timeout_ms": 0, "local_idle_timeout_ms": 3000})).await;
     let mut stream = wire.entry.connect().await.unwrap();
     stream.write_all(UPGRADE).await.unwrap();
     read_until(&mut stream, b"\r\n\r\n").await.unwrap();
     let mut received = Vec::new();
     let reading = async { while stream.read_buf(&mut received).await.is_ok_and(|count| count > 0) {} };
     timeout(SOON, reading).await.expect("an end, once nothing moves");
-    assert_eq!(received.len(), 16, "all that the app had to say");
+    assert_eq!(received.len(), 32, "all that the app had to say");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 use std::env;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// The address of pods.
 pub const PODS: Ipv4Addr = Ipv4Addr::new(10, 211, 0, 2);
@@ -19,6 +20,9 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
         }
         return tokio::runtime::Runtime::new().unwrap().block_on(test());
     }
+    // Each has a control plane of its own: one at a time.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut unshare = Command::new("unshare");
     unshare.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(env::current_exe().unwrap());
     let status = unshare.args(["--exact", name, "--nocapture"]).env(INSIDE, "1").status().expect("unshare, of util-linux");

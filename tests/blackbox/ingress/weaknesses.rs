@@ -285,7 +285,7 @@ async fn h15_a_server_that_hangs_is_no_healthy_one_and_redirects_are_not_followe
     well.answer_text("ok");
     away.answer_always(302);
     let table = format!(
-        "      /: {{servers: ['http://{}', 'http://{}'], healthcheck: {{interval: 200ms, timeout: 200ms, unhealthy_after: 1}}}}\n      /away: {{servers: ['http://{}'], healthcheck: {{interval: 200ms, expect: 200, unhealthy_after: 1}}}}\n",
+        "      /: {{servers: ['http://{}', 'http://{}'], healthcheck: {{interval: 200ms, timeout: 1s, unhealthy_after: 1}}}}\n      /away: {{servers: ['http://{}'], healthcheck: {{interval: 200ms, expect: 200, unhealthy_after: 1}}}}\n",
         hung.1, well.address, away.address
     );
     let edge = Edge::start(&paths(&table)).await;

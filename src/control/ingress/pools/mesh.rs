@@ -78,7 +78,7 @@ impl Sources {
                 };
                 let tell = |credentials: Credentials| {
                     let complete = credentials.leaf.is_some() && credentials.roots.is_some();
-                    feed.send(IngressChange::Credentials(credentials));
+                    feed.send(IngressChange::Credentials(Box::new(credentials)));
                     now.set(if complete { Standing::Complete } else { Standing::Awaited });
                 };
                 let silent = async {

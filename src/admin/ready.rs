@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -15,7 +14,10 @@ use axum::{
 use serde::Serialize;
 
 use super::AdminState;
-use crate::{model::listener::Listener, snapshot::Snapshot};
+use crate::{
+    model::{listener::Listener, moment::unix_now},
+    snapshot::Snapshot,
+};
 
 /// The body of a 503.
 #[derive(Debug, Serialize)]
@@ -39,8 +41,7 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
 /// Everything that is missing before it is ready, in words.
 pub(super) fn missing(state: &AdminState) -> Vec<String> {
     let mut missing = state.snapshots.status().missing.clone();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    missing.extend(expired(&state.snapshots.current(), i64::try_from(now).unwrap_or(i64::MAX)));
+    missing.extend(expired(&state.snapshots.current(), unix_now()));
     missing.extend((state.pending)());
     if state.draining.load(Ordering::Relaxed) {
         missing.push("not draining".to_owned());

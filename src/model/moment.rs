@@ -1,4 +1,4 @@
-//! Formats of moments: what stands in the parentheses of `%START_TIME(…)%`.
+//! Moments: as certificates count them, and in the formats that stand in the parentheses of `%START_TIME(…)%`.
 //!
 //! The conversions are those of C's `strftime` that do not depend on a locale, and those for parts of a second that Envoy's
 //! library (cctz) adds. All moments are shown in UTC, as by Envoy.
@@ -11,6 +11,11 @@ use std::{
 
 use serde::Serialize;
 use time::OffsetDateTime;
+
+/// This moment in seconds since the Unix epoch, as certificates are compared by; 0 for a clock that is before it.
+pub fn unix_now() -> i64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}
 
 /// A parsed format of moments.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -309,7 +309,7 @@ impl Exchange {
     pub fn ended(&mut self, outcome: Outcome, why: Option<Refusal>, idempotent: bool, replayable: bool, reused: bool) -> bool {
         let (Some(live), Some(chosen)) = (self.live.clone(), self.chosen.clone()) else { return false };
         if let Some(cluster) = &chosen.cluster {
-            cluster.report(chosen.place, outcome);
+            cluster.report(chosen.place, outcome).into_iter().for_each(|cause| live.metrics.ejected(cause.as_str()));
         }
         if let Some(why) = why {
             self.refusal = Some(why);

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use aralez_integration::{components, netns};
 
@@ -16,6 +17,9 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
             made.unwrap();
         }
         let aralez = components::aralez().unwrap();
+        // Each has a control plane of its own: one at a time.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         return netns::again(name, &[("ARALEZ_BIN", aralez.as_ref())]).unwrap();
     }
     for command in [vec!["link", "set", "lo", "up"], vec!["addr", "add", &format!("{PODS}/32"), "dev", "lo"]] {

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aralez_integration::book;
 use aralez_integration::components;
 use aralez_integration::consul::{Agent as Consul, Options};
 use aralez_integration::net::Address;
@@ -92,6 +93,17 @@ impl Agent {
         let variables = variables.iter().flat_map(|variable| ["-var", variable]);
         let line: Vec<&str> = ["job", "run", "-detach"].into_iter().chain(variables).chain([file.to_str().unwrap()]).collect();
         println!("{}", self.nomad(&line).unwrap());
+    }
+
+    /// Runs a line of the book, in the folder of the sources and with the programs under test.
+    pub fn shell(&self, line: &str) {
+        let programs = [components::aralez().unwrap(), components::consul().unwrap(), self.program.clone()];
+        let mut path: Vec<PathBuf> = programs.iter().map(|program| program.parent().unwrap().to_owned()).collect();
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).current_dir(book::repository().unwrap()).env("NOMAD_ADDR", format!("http://{HOST}:4646"));
+        let output = shell.env("PATH", std::env::join_paths(path).unwrap()).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
     }
 
     /// The running allocations of a group, as `/v1/allocation/<id>` has them, when there are `count`.

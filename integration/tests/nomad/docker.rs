@@ -15,9 +15,12 @@ use crate::mesh::drained;
 
 /// `NAME CHANGE FILE…`: an image of these files of this machine and of the libraries that they need; no registry can be reached.
 const IMAGE: &str = r#"
-name=$1 change=$2; shift 2
+name=$1 change=$2 root=$(mktemp -d); shift 2
 libraries() { find -L "$@" -type f \( -perm /100 -o -name '*.so' \) -exec ldd {} + 2>/dev/null | grep -o '/[^ :]*'; }
-{ find -L "$@" -type f; libraries "$@"; } | sort -u | tar --create --dereference --hard-dereference --files-from=- | docker import --change "$change" - "$name"
+{ find -L "$@" -type f; libraries "$@"; } | sort -u | xargs cp --parents --dereference --target-directory="$root"
+chmod --recursive a+rX "$root"
+tar --create --directory="$root" . | docker import --change "$change" - "$name"
+rm -r "$root"
 "#;
 
 struct Docker {

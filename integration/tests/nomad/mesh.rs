@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use aralez_integration::book;
 use aralez_integration::clients;
 use aralez_integration::components;
 use aralez_integration::load::Load;
@@ -42,16 +43,21 @@ pub async fn both_answer(web: &Address) {
     both.await.unwrap();
 }
 
-/// Writes an intention and waits until it shows; how long that took.
-pub async fn intend(agent: &Agent, web: &Address, action: &str, status: u16) {
-    agent.consul.intention("web", "api", action).await.unwrap();
-    let written = Instant::now();
-    let seen = eventually(action, PATIENCE, async || {
+/// Waits until the call of `api` is answered so.
+async fn answered(web: &Address, status: u16) {
+    let seen = eventually("the answer", PATIENCE, async || {
         let answer = clients::get(web, "/5000/").await?;
         ensure!(answer.status == status, "{}", answer.status);
         Ok(())
     });
     seen.await.unwrap();
+}
+
+/// Writes an intention and waits until it shows; how long that took.
+pub async fn intend(agent: &Agent, web: &Address, action: &str, status: u16) {
+    agent.consul.intention("web", "api", action).await.unwrap();
+    let written = Instant::now();
+    answered(web, status).await;
     println!("{action} shows after {:?}", written.elapsed());
 }
 
@@ -60,11 +66,15 @@ fn the_shipped_job_lives_changes_and_stops_in_order() {
     lab::inside("mesh::the_shipped_job_lives_changes_and_stops_in_order", || async {
         let agent = Agent::start().await;
         let job = shipped("mesh.nomad.hcl");
-        agent.run(&job, &[]);
+        let page = book::steps("docs/quick-start.md", "With Nomad").unwrap();
+        // The agents are those of this test.
+        let [_consul, _nomad, run, deny] = page.as_slice() else { panic!("{page:?}") };
+        agent.shell(&run.line);
         let before = agent.allocations("mesh", "web", 1).await.remove(0);
         let web = port(&before, "http");
         both_answer(&web).await;
-        intend(&agent, &web, "deny", 403).await;
+        agent.shell(&deny.line);
+        answered(&web, 403).await;
         intend(&agent, &web, "allow", 200).await;
         changes_in_place(&agent, &web, &job, &before["TaskStates"][&format!("{SIDECAR}web")]["StartedAt"], id(&before)).await;
         restarts_in_order(&agent, &web).await;

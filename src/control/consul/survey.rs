@@ -6,7 +6,7 @@
 mod intentions;
 mod upstream;
 
-use std::{fmt::Display, time::SystemTime};
+use std::fmt::Display;
 
 use consul_api_types::{AgentServiceById, ConfigEntry, DiscoveryChain, Mesh, Meta, Query};
 
@@ -27,6 +27,7 @@ use crate::{
         identity::{ServiceName, SpiffeId, TrustDomain},
         intention::DefaultPolicy,
         listener::Protocol,
+        moment::unix_now,
         registration::Registration,
     },
     snapshot,
@@ -175,7 +176,7 @@ impl Survey<'_> {
         if let Some(roots) = roots {
             self.read(PATH, snapshot::leaf_fits(&leaf, roots, service), "check the agent's Connect CA");
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs().cast_signed();
+        let now = unix_now();
         let until = time::OffsetDateTime::from_unix_timestamp(leaf.not_after).map(|time| time.to_string()).unwrap_or_default();
         let lived = (now - leaf.not_before) as f64 / (leaf.not_after - leaf.not_before).max(1) as f64;
         if now < leaf.not_before {

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -37,6 +37,7 @@ use crate::{
     model::{
         credentials,
         ingress::{CertificatePair, Challenges},
+        moment::unix_now,
         registration::Unusable,
         secret::Secret,
     },
@@ -69,7 +70,7 @@ pub async fn run(settings: AcmeSettings, feed: IngressFeed, stop: CancellationTo
 async fn renew_all(settings: &AcmeSettings, feed: &IngressFeed) -> Vec<Unusable> {
     let mut problems = Vec::new();
     for wanted in &settings.certificates {
-        if !is_due(&settings.folder, wanted, now()) {
+        if !is_due(&settings.folder, wanted, unix_now()) {
             continue;
         }
         let (name, folder) = (&wanted.name, settings.folder.display());
@@ -90,10 +91,6 @@ async fn renew_all(settings: &AcmeSettings, feed: &IngressFeed) -> Vec<Unusable>
         }
     }
     problems
-}
-
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Whether a certificate has to be ordered: it is not there with its key, lacks a name, or has less than a third of its life left.
@@ -208,7 +205,7 @@ fn challenge_certificate(name: &str, digest: &[u8]) -> anyhow::Result<Certificat
     builder.set_subject_name(&subject)?;
     builder.set_issuer_name(&subject)?;
     builder.set_pubkey(&key)?;
-    builder.set_not_before(&*Asn1Time::from_unix(now() - 3600)?)?;
+    builder.set_not_before(&*Asn1Time::from_unix(unix_now() - 3600)?)?;
     builder.set_not_after(&*Asn1Time::days_from_now(7)?)?;
     let names = SubjectAlternativeName::new().dns(name).build(&builder.x509v3_context(None, None))?;
     builder.append_extension(names)?;
@@ -223,8 +220,8 @@ fn challenge_certificate(name: &str, digest: &[u8]) -> anyhow::Result<Certificat
         chain: credentials::certificates("acme challenge", &pem)?,
         key: Secret::new(String::from_utf8(key.private_key_to_pem_pkcs8()?)?),
         names: vec![name.into()],
-        not_before: now() - 3600,
-        not_after: now() + 7 * 86_400,
+        not_before: unix_now() - 3600,
+        not_after: unix_now() + 7 * 86_400,
         ocsp: None,
     })
 }
@@ -363,17 +360,17 @@ mod tests {
     fn a_certificate_is_due_when_it_is_missing_lacks_a_name_or_grows_old() {
         let folder = tempfile::tempdir().unwrap();
         let shop = wanted(&["shop.test"]);
-        assert!(is_due(folder.path(), &shop, now()));
+        assert!(is_due(folder.path(), &shop, unix_now()));
         let pair = challenge_certificate("shop.test", &[7; 32]).unwrap();
         let pem = X509::from_der(pair.chain[0].der()).unwrap().to_pem().unwrap();
         write(&folder.path().join("shop.test.crt"), &pem).unwrap();
-        assert!(is_due(folder.path(), &shop, now()), "there is no key");
+        assert!(is_due(folder.path(), &shop, unix_now()), "there is no key");
         write(&folder.path().join("shop.test.key"), pair.key.expose().as_bytes()).unwrap();
-        assert!(!is_due(folder.path(), &shop, now()));
-        assert!(is_due(folder.path(), &wanted(&["shop.test", "www.shop.test"]), now()));
-        assert!(is_due(folder.path(), &shop, now() + 5 * 86_400), "five of seven days are gone");
+        assert!(!is_due(folder.path(), &shop, unix_now()));
+        assert!(is_due(folder.path(), &wanted(&["shop.test", "www.shop.test"]), unix_now()));
+        assert!(is_due(folder.path(), &shop, unix_now() + 5 * 86_400), "five of seven days are gone");
         write(&folder.path().join("shop.test.crt"), b"no certificate").unwrap();
-        assert!(is_due(folder.path(), &shop, now()));
+        assert!(is_due(folder.path(), &shop, unix_now()));
     }
 
     /// `/dev/full` stands for a disk without room.

@@ -8,7 +8,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use openssl::{
@@ -20,6 +19,7 @@ use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude
 use crate::model::{
     credentials::{self, Certificate},
     ingress::{CertificatePair, Certificates},
+    moment::unix_now,
     registration::Unusable,
     secret::Secret,
 };
@@ -36,8 +36,7 @@ const DEFAULT: &str = "default";
 ///
 /// Reads files, so it belongs on a thread that may wait.
 pub fn load(folder: &Path, last: &Certificates) -> (Certificates, Vec<Unusable>) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
-    load_at(folder, last, now)
+    load_at(folder, last, unix_now())
 }
 
 fn load_at(folder: &Path, last: &Certificates, now: i64) -> (Certificates, Vec<Unusable>) {

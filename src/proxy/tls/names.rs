@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -25,6 +25,7 @@ use super::grade;
 use crate::model::{
     credentials::Certificate,
     ingress::{CertificatePair, Certificates, Challenges, ClientAuth, IngressTls, TlsGrade},
+    moment::unix_now,
 };
 
 /// The protocol by which an ACME server checks a name (RFC 8737). Nothing is spoken after its handshake.
@@ -74,7 +75,7 @@ impl Front {
     /// # Errors
     /// In words, when none of them can be shown: those before stay then.
     pub fn follow(&self, certificates: &Certificates, challenges: &Challenges) -> Result<(), String> {
-        let table = Table::new(certificates, challenges, &self.table.load(), &self.context.load().context, now())?;
+        let table = Table::new(certificates, challenges, &self.table.load(), &self.context.load().context, unix_now())?;
         self.table.store(Arc::new(table));
         Ok(())
     }
@@ -91,11 +92,6 @@ impl Front {
         }
         Ssl::new(&context.context)
     }
-}
-
-/// Seconds since the Unix epoch.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 
 impl Aged {
@@ -158,7 +154,7 @@ impl Aged {
         context.set_status_callback(move |ssl| {
             let table = stapled.load();
             let shown = ssl.certificate().and_then(|shown| table.for_client(ssl).0.iter().find(|loaded| *loaded.leaf == *shown));
-            match shown.and_then(|loaded| loaded.pair.ocsp.as_ref()).filter(|staple| now() < staple.until) {
+            match shown.and_then(|loaded| loaded.pair.ocsp.as_ref()).filter(|staple| unix_now() < staple.until) {
                 Some(staple) => ssl.set_ocsp_status(&staple.answer).map(|()| true),
                 None => Ok(false),
             }

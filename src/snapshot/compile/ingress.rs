@@ -34,6 +34,7 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
     for unusable in inputs.problems.values().flatten() {
         problem(out, &unusable.path, &unusable.why, &unusable.advice);
     }
+    out.missing.extend(inputs.awaited.iter().map(|what| format!("{NAME}: {what}")));
     let (Some(listeners), Some(routing)) = (&inputs.listeners, &inputs.routing) else {
         return out.missing.push(format!("{NAME}: routes"));
     };

@@ -9,10 +9,6 @@ use super::*;
 
 const DAY: i64 = 24 * 3600;
 
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed()
-}
-
 /// A folder with a good pair `a`.
 fn folder(ca: &WebCa) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +132,7 @@ fn time_and_strength_are_warned_about() {
     for (after, words) in
         [(0, None), (75 * DAY, None), (77 * DAY, Some("it ends in 1")), (91 * DAY, Some("ended")), (-2 * DAY, Some("begins in"))]
     {
-        let (certificates, problems) = load_at(folder.path(), &Certificates::default(), now() + after);
+        let (certificates, problems) = load_at(folder.path(), &Certificates::default(), unix_now() + after);
         assert_eq!(shown(&certificates), ["a"], "it is shown all the same");
         match words {
             None => assert_eq!(problems, [], "after {after}"),

@@ -59,7 +59,7 @@ impl Sources {
                 };
                 let tell = |credentials: Credentials| {
                     let complete = credentials.leaf.is_some() && credentials.roots.is_some();
-                    feed.send(IngressChange::Credentials(credentials));
+                    feed.send(IngressChange::Credentials(Box::new(credentials)));
                     now.set(complete);
                 };
                 caller.credentials(&service, tell).await;

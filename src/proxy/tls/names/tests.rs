@@ -177,7 +177,7 @@ fn the_whole_chain_and_the_stapled_answer_go_out() {
     stapled.chain.extend(certificates("test", &ca.root_pem()).unwrap());
     stapled.ocsp = Some(Staple { answer: ANSWER.into(), until: i64::MAX });
     let mut ended = pair_of("c", &["c.test"], &ca.issue(&["c.test"]));
-    ended.ocsp = Some(Staple { answer: ANSWER.into(), until: now() });
+    ended.ocsp = Some(Staple { answer: ANSWER.into(), until: unix_now() });
     let tls = tls(TlsGrade::Medium, vec![Arc::new(stapled), pair(&ca, "b", &["b.test"]), Arc::new(ended)]);
     let front = front(&tls);
     for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {

@@ -47,14 +47,21 @@ struct Asked {
 
 /// What is known of a service, and who is told.
 struct Known<T> {
-    inputs: Mutex<UpstreamInputs>,
+    /// With whether all of it was told once.
+    inputs: Mutex<(UpstreamInputs, bool)>,
     tell: T,
 }
 
 impl<T: Fn(UpstreamInputs)> Known<T> {
     fn change(&self, change: impl FnOnce(&mut UpstreamInputs)) {
-        let mut inputs = self.inputs.lock();
-        change(&mut inputs);
+        let (inputs, complete) = &mut *self.inputs.lock();
+        change(inputs);
+        let lacks = inputs.awaited().is_some();
+        // A new chain is told with the instances of its targets; until these are known the one before serves.
+        if lacks && *complete {
+            return;
+        }
+        *complete = !lacks;
         // Under the lock, so that none is told after a newer one.
         (self.tell)(inputs.clone());
     }
@@ -141,4 +148,45 @@ fn asked(chain: &Chain, own: Option<&str>) -> HashSet<Asked> {
         only_passing: target.only_passing,
     };
     chain.targets.iter().map(asked).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{balance::BalancePolicy, listener::Protocol, registration::Naming, route::RouteTable};
+
+    fn to(service: &str) -> Result<Arc<Chain>, String> {
+        let target = Target {
+            id: TargetId(service.into()),
+            service: ServiceName::local(service),
+            datacenter: "dc1".into(),
+            naming: Naming::Chain("".into()),
+            connect_timeout: Duration::from_secs(1),
+            balance: BalancePolicy::default(),
+            filter: "".into(),
+            only_passing: false,
+        };
+        Ok(Arc::new(Chain {
+            protocol: Protocol::Http,
+            routes: Arc::new(RouteTable::direct(1, None)),
+            targets: vec![target],
+            problems: Vec::new(),
+        }))
+    }
+
+    #[test]
+    fn a_new_chain_is_told_with_its_instances_and_the_first_at_once() {
+        let told = Mutex::new(Vec::new());
+        let tell = |inputs: UpstreamInputs| told.lock().push((inputs.chain, inputs.endpoints.len()));
+        let known = Known { inputs: Mutex::default(), tell };
+        let instances = |service: &str| (TargetId(service.into()), Ok(Arc::from([])));
+        for service in ["api", "spare"] {
+            known.change(|inputs| inputs.take_chain(to(service)));
+            let (target, listed) = instances(service);
+            known.change(|inputs| inputs.take_endpoints(target, listed));
+        }
+        assert_eq!(*told.lock(), [(Some(to("api")), 0), (Some(to("api")), 1), (Some(to("spare")), 1)]);
+    }
 }

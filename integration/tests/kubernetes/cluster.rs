@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aralez_integration::book;
 use aralez_integration::components;
 use aralez_integration::ports::free_port;
 use aralez_integration::process::Process;
@@ -86,6 +87,7 @@ impl Cluster {
     pub fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
         let mut command = Command::new(components::kubernetes("kubectl")?);
         command.arg("--kubeconfig").arg(self.folder.path().join("admin.json")).args(arguments).env("HOME", self.folder.path());
+        command.current_dir(book::repository()?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start kubectl")?;
         child.stdin.take().context("stdin")?.write_all(input.unwrap_or_default().as_bytes())?;
@@ -129,5 +131,14 @@ impl Cluster {
             Ok(())
         });
         written.await.unwrap();
+    }
+
+    /// Runs the commands of a section of the book, which are all of `kubectl`.
+    pub fn follow(&self, page: &str, section: &str) {
+        for step in book::steps(page, section).unwrap() {
+            let words: Vec<&str> = step.line.split_whitespace().collect();
+            let ["kubectl", arguments @ ..] = words.as_slice() else { panic!("{}", step.line) };
+            self.kubectl(arguments, None).unwrap();
+        }
     }
 }

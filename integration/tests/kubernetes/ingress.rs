@@ -31,7 +31,7 @@ async fn whole() {
     let ca = WebCa::new();
     let [first, second] = [ca.issue(&["shop.test"]), ca.issue(&["shop.test"])];
     let mut cluster = Cluster::start().await;
-    cluster.apply_manifests();
+    cluster.follow("docs/quick-start.md", "With Kubernetes");
     let mut shop = ingress("site", Some(CLASS), "shop.test", &[("/", "shop")]);
     shop["spec"]["tls"] = json!([{"hosts": ["shop.test"], "secretName": "shop-tls"}]);
     let paths = shop["spec"]["rules"][0]["http"]["paths"].as_array_mut().unwrap();

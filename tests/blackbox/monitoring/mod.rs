@@ -202,9 +202,10 @@ fn alerts() -> Vec<String> {
 
 /// The names in the documentation's tables of metrics: the first cell of each row of those that begin with `| metric |`.
 fn documented() -> BTreeSet<String> {
-    let text = std::fs::read_to_string(file("docs/observability.md")).unwrap();
-    let tables = text.split("\n| metric |").skip(1).flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')));
-    let names = tables.filter_map(|row| row.strip_prefix("| `")?.split('`').next());
+    let pages = ["docs/observability.md", "docs/reference/metrics.md"].map(|page| std::fs::read_to_string(file(page)).unwrap());
+    let tables = pages.iter().flat_map(|page| page.split("\n| metric |").skip(1));
+    let rows = tables.flat_map(|table| table.lines().skip(1).take_while(|line| line.starts_with('|')));
+    let names = rows.filter_map(|row| row.strip_prefix("| `")?.split('`').next());
     names.map(str::to_owned).collect()
 }
 
@@ -224,7 +225,7 @@ async fn every_query_and_every_row_of_the_documentation_has_its_series() {
     let documented = documented();
     let silent: Vec<&String> = there.difference(&documented).collect();
     let absent: Vec<&String> = documented.difference(&there).filter(|name| *name != "aralez_grpc_requests_total").collect();
-    assert!(silent.is_empty() && absent.is_empty(), "not in docs/observability.md: {silent:?}; only there: {absent:?}");
+    assert!(silent.is_empty() && absent.is_empty(), "not in the documentation: {silent:?}; only there: {absent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// Access log lines that were dropped; counted by the access log itself.
     pub(super) access_log_dropped: IntCounter,
+    /// Spans that were dropped; counted by the traces themselves.
+    pub(super) spans_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -89,6 +91,8 @@ impl Metrics {
                 "aralez_access_log_dropped_total",
                 "Access log lines dropped: the sink was too slow or failed",
             )?)?,
+            spans_dropped: catalog
+                .registered(IntCounter::new("aralez_trace_spans_dropped_total", "Spans dropped: the collector was too slow or failed")?)?,
             envoy: AtomicBool::new(false),
             catalog,
         })

@@ -10,12 +10,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use self::hits::Tallies;
 pub use self::{hits::Hits, totals::Totals};
-use super::{
-    Families,
-    grown::Grown,
-    openmetrics::{Exemplar, trace_id},
-    remove_series,
-};
+use super::{Families, grown::Grown, openmetrics::Exemplar, remove_series};
 use crate::{
     model::{
         identity::{ServiceName, SpiffeId},
@@ -307,8 +302,8 @@ impl Peer {
         let duration = self.duration.get_or_init(|| families.request_duration.with_label_values(&self.labels));
         let seconds = record.duration.as_secs_f64();
         duration.observe(seconds);
-        if let Some(trace) = http.request.get("traceparent").and_then(|value| trace_id(value.as_bytes())) {
-            *self.traced.lock() = Some(Exemplar { trace: trace.to_owned(), seconds, at: record.start + record.duration });
+        if let Some(trace) = http.trace {
+            *self.traced.lock() = Some(Exemplar { trace, seconds, at: record.start + record.duration });
         }
         let outcome = Outcome::of(http, record.flag);
         let make = || {

@@ -37,14 +37,17 @@ use self::life::{End, Reload, Signals};
 use crate::{
     admin::{Admin, AdminState, outlets},
     cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH},
-    config::{mesh_file::MeshFile, process::ProcessSettings},
+    config::{self, mesh_file::MeshFile, process::ProcessSettings},
     control::{
         consul::{self, Client},
         embedded::Mesh,
         reconciler,
         watches::Watches,
     },
-    model::listener::{Address, Bind},
+    model::{
+        listener::{Address, Bind},
+        tracing::TracingSettings,
+    },
     process::{sockets::Sockets, standing::Standing},
     proxy::{self, bindings::Bindings, listeners::Listeners, live::Workshop, serve::Patience},
     snapshot::{self, Subscriber},
@@ -56,6 +59,8 @@ use crate::{
 
 /// How long the last metrics and the last lines of the access log may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// How long the last spans may take to be sent, to a collector that may be away.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// How a command that was understood can fail.
 #[derive(Debug, thiserror::Error)]
@@ -188,9 +193,15 @@ where
         };
         start_admin(*admin, outside.ready, state, &standing.sockets, &end.alone)?;
         let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.alone.clone()));
-        tokio::spawn(reconciler.run(publisher, end.stop.clone()));
+        tokio::spawn(reconciler.with_tracing(tracing_defaults()).run(publisher, end.stop.clone()));
         let (snapshots, bindings) = (subscriber.clone(), data.bindings.clone());
-        let missing = move || [snapshots.status().missing.clone(), bindings.pending()].concat();
+        // A start does not wait for what single routes lack; a take-over does, since the running process may have it.
+        let waits_for_all = standing.is_taking_over();
+        let missing = move || {
+            let status = snapshots.status();
+            let unserved = if waits_for_all { status.unserved.clone() } else { Vec::new() };
+            [status.missing.clone(), unserved, bindings.pending()].concat()
+        };
         let around = Around {
             reloads: reload_wishes,
             snapshots: subscriber.clone(),
@@ -217,8 +228,18 @@ where
     let handed_over = end.bindings.is_handed_over();
     data.close();
     telemetry.access.flush(LAST_LINES);
+    telemetry.traces.flush(LAST_SPANS);
     standing.end(settings, handed_over);
     outcome
+}
+
+/// What the environment says of tracing.
+fn tracing_defaults() -> TracingSettings {
+    let (settings, unusable) = config::tracing::environment(|name| std::env::var(name).ok());
+    for why in unusable {
+        tracing::warn!("{why}");
+    }
+    settings
 }
 
 /// Notes each new snapshot, and whether all of it was usable.

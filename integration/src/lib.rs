@@ -1,7 +1,7 @@
 //! Real components around Aralez, for tests that must not believe a stand-in.
 //!
 //! A test registers services with a real Consul agent ([`consul`], [`registration`]), starts small apps in its own process
-//! ([`apps`], [`datagrams`]), starts sidecars as child processes ([`sidecar`]) and talks through them ([`clients`], [`certs`],
+//! ([`apps`], [`datagrams`], [`otlp`]), starts sidecars as child processes ([`sidecar`]) and talks through them ([`clients`], [`certs`],
 //! [`web_pki`], [`tokens`]).
 //! What has to be built first is built once ([`components`]). Everything listens on loopback, on free [`ports`], and is stopped
 //! when its handle is dropped; a child's log is printed when the test that owns it panics ([`process`]).
@@ -19,6 +19,7 @@ pub mod envoy;
 pub mod load;
 pub mod net;
 pub mod netns;
+pub mod otlp;
 pub mod ports;
 pub mod process;
 pub mod registration;

@@ -4,6 +4,7 @@ mod access_log;
 mod acme;
 mod api;
 mod raw;
+mod tracing;
 
 use std::{
     net::SocketAddr,
@@ -146,6 +147,7 @@ impl Checker<'_> {
             interval: self.pause(raw.hc_interval.as_ref()),
         };
         let access_log = access_log::access_log(raw.access_log.as_ref(), &self.folder, self.check);
+        let tracing = tracing::tracing(raw.tracing.as_ref(), self.check);
         Some(MainFile {
             path: path.to_owned(),
             process,
@@ -155,6 +157,7 @@ impl Checker<'_> {
                 files,
                 client: Arc::new(client_address(&raw)),
                 access_log: Arc::new(access_log),
+                tracing,
                 sealing: sealing.ok()?,
             },
             certificates,

@@ -15,6 +15,7 @@ mod read;
 pub mod schema;
 mod shape;
 pub mod shown;
+pub mod tracing;
 mod tree;
 pub mod upstreams;
 

@@ -24,6 +24,7 @@ use crate::{
         jwt::{KeyPlace, KeySet, ProviderEntry},
         mesh::MeshConfig,
         registration::{Chain, ExposedCheck, Registration, UpstreamKey},
+        tracing::TracingSettings,
     },
     snapshot::{Inputs, Problem, Publisher, SidecarInputs, Snapshot, Status, TokenInputs, compile},
 };
@@ -149,6 +150,13 @@ pub fn channel() -> (Feed, Reconciler) {
 }
 
 impl Reconciler {
+    /// Says what holds for tracing where nothing else is said.
+    #[must_use]
+    pub fn with_tracing(mut self, defaults: TracingSettings) -> Self {
+        self.inputs.tracing = defaults;
+        self
+    }
+
     /// Applies changes and publishes what follows from them, until `shutdown` or until no feed is left.
     ///
     /// A snapshot is published only when something in it differs from the last one.
@@ -187,7 +195,7 @@ impl Reconciler {
             publisher.publish(compiled.snapshot);
         }
         // After the snapshot: who sees "nothing is missing" must find it there.
-        publisher.report(Status { missing: compiled.missing });
+        publisher.report(Status { missing: compiled.missing, unserved: compiled.unserved });
         for done in self.marks.drain(..) {
             // Whoever no longer waits does not need to know.
             let _ = done.send(publisher.current().generation);

@@ -11,6 +11,7 @@ use crate::model::{
     metrics::MetricsConfig,
     registration::{Registration, UpstreamConfig, UpstreamKey},
     testing::Ca,
+    tracing::TracingSettings,
 };
 
 /// PEM texts as the agent gives them.
@@ -59,6 +60,7 @@ pub fn registration(service: &str, upstreams: &[&str]) -> Registration {
         access_log: AccessLog::default(),
         upstreams: upstreams.iter().enumerate().map(upstream).collect(),
         metrics: MetricsConfig::nowhere(ServiceName::local(service), "dc1"),
+        tracing: TracingSettings::default(),
         problems: Vec::new(),
         ignored: Vec::new(),
     }

@@ -15,6 +15,7 @@ use super::{
     mesh::TlsBounds,
     path::Normalization,
     route::RouteTable,
+    tracing::Tracing,
 };
 
 /// What is spoken on a listener or to a cluster.
@@ -131,6 +132,8 @@ pub struct Listener {
     pub tls: TlsBounds,
     /// Whether and where requests are logged.
     pub access_log: Arc<AccessLog>,
+    /// How it takes part in traces, if it does.
+    pub tracing: Option<Arc<Tracing>>,
     /// What it does with a connection.
     pub role: Role,
 }

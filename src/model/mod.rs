@@ -23,3 +23,4 @@ pub mod route;
 pub mod secret;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tracing;

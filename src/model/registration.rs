@@ -12,6 +12,7 @@ use super::{
     listener::{Address, Bind, Protocol},
     metrics::MetricsConfig,
     route::RouteTable,
+    tracing::TracingSettings,
 };
 
 /// Our own proxy registration (`GET /v1/agent/service/<proxy id>`), decoded.
@@ -45,6 +46,8 @@ pub struct Registration {
     pub access_log: AccessLog,
     /// Where metrics go.
     pub metrics: MetricsConfig,
+    /// What `Config` says of tracing.
+    pub tracing: TracingSettings,
     /// The upstreams with a listener, in the registration's order.
     pub upstreams: Vec<UpstreamConfig>,
     /// What in the registration could not be used; each has its path.

@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use self::framing::Framing;
-use super::{live::Live, tls::Peer};
+use super::{live::Live, tls::Peer, trace::Greeting};
 use crate::model::intention::{Denied, Intentions, Verdict};
 
 mod framing;
@@ -113,6 +113,8 @@ pub struct Context {
     pub certificate: Option<String>,
     /// The SPIFFE ID in that certificate.
     pub source: Option<String>,
+    /// When it came about.
+    pub greeting: Greeting,
     /// Set once the connection drains: the answer in flight is the last.
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
@@ -148,6 +150,7 @@ impl Context {
             tls_version,
             certificate,
             source,
+            greeting: Greeting::default(),
             draining,
             tunnel,
             overdue,

@@ -39,7 +39,7 @@ use crate::{
         listener::Role,
         route::{self, Edits, HeaderEdits},
     },
-    telemetry::Telemetry,
+    telemetry::{Telemetry, traces::Step},
 };
 
 /// A server showed an identity that is not the target's.
@@ -127,6 +127,7 @@ impl Sidecar {
         }
         let status = refusal.status();
         let answered = refusal.answer(session, |request, head| Self::finish(request, head, exchange, status)).await;
+        exchange.lap_not_admitted(&refusal);
         exchange.refusal = Some(refusal);
         if discards && !session.is_body_done() {
             body::discard(session).await;
@@ -155,6 +156,7 @@ impl ProxyHttp for Sidecar {
         context.hear();
         context.overdue_at(None);
         exchange.notes.in_flight = Some(live.metrics.request_began());
+        exchange.begin_trace(&live, &context, &session.req_header().headers);
         if let Role::Ingress(_) = live.listener.role {
             exchange.notes.target = without_token(&session.req_header().uri);
         }
@@ -172,6 +174,7 @@ impl ProxyHttp for Sidecar {
                 Err(refusal) => return Self::refuse(session, exchange, refusal).await,
             }
         }
+        exchange.lap(if let Role::Upstream(_) = live.listener.role { Step::Route } else { Step::Authorize });
         timing::take_in(session, exchange, &live).await?;
         Ok(false)
     }
@@ -183,11 +186,13 @@ impl ProxyHttp for Sidecar {
         let chosen = match exchange.choose(&live).await {
             Ok(chosen) => chosen,
             Err(refusal) => {
+                exchange.lap_refused(Step::Balance, &refusal);
                 let error = Error::explain(ErrorType::HTTPStatus(refusal.status()), refusal.to_string());
                 exchange.refusal = Some(refusal);
                 return Err(error.into_up());
             }
         };
+        exchange.lap(Step::Balance);
         let mut peer = match (&live.side, &chosen.cluster) {
             (_, Some(cluster)) => match cluster.peer(chosen.place, &chosen.endpoint) {
                 Some(peer) => cluster.announced(peer, exchange.context.as_deref()),
@@ -254,6 +259,8 @@ impl ProxyHttp for Sidecar {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
+        exchange.lap(Step::Connect);
+        exchange.pass_trace_on(request)?;
         if let Some(upgrade) = &exchange.upgrade {
             upgrade.begin();
         }
@@ -283,9 +290,9 @@ impl ProxyHttp for Sidecar {
         }
         if let Some(live) = &exchange.live
             && let Some((route, _)) = exchange.taken(live)
-            && let Some(path) = match live.listener.role {
-                Role::Ingress(_) => ingress::rewritten(route, request.uri.path()),
-                _ => route.rewritten(request.uri.path()),
+            && let Some(path) = match exchange.ingress_route(live) {
+                Some(own) => ingress::sent_on(own, route, request.uri.path()),
+                None => route.rewritten(request.uri.path()),
             }
         {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
@@ -421,6 +428,7 @@ impl ProxyHttp for Sidecar {
     /// Nothing was sent: any request may go to the next endpoint.
     fn fail_to_connect(&self, session: &mut Session, peer: &HttpPeer, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
         let why = Refusal::Connect(format!("{}: {}", peer.address(), error.root_cause()));
+        exchange.lap_failed_try(&why);
         let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
         let again = exchange.ended(Outcome::ConnectFailure, Some(why), idempotent, replayable, false);
         error.set_retry(again);
@@ -436,6 +444,7 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
+        exchange.lap_failed_try(&error);
         let again = if *error.etype() == ANOTHER_TRY {
             true
         } else if *error.esource() == ErrorSource::Downstream {
@@ -502,6 +511,7 @@ impl ProxyHttp for Sidecar {
         if exchange.retries() > 0 {
             live.metrics.retry(if exchange.refusal.is_some() { "failed" } else { "succeeded" });
         }
+        exchange.close_trace();
         self.telemetry.record(&http_record(session, error, exchange, &live), &live.metrics);
     }
 

@@ -23,6 +23,7 @@ pub mod serve;
 pub mod tcp;
 pub mod timing;
 pub mod tls;
+pub mod trace;
 pub mod upgrade;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::{
     telemetry::{
         metrics::RequestInFlight,
         record::{Flag, HttpPart, Record},
+        traces::{Trace, trace_id},
     },
 };
 
@@ -61,6 +62,7 @@ pub fn http_record<'a>(session: &'a Session, error: Option<&Error>, exchange: &'
             trailers: exchange.notes.trailers.as_ref(),
             request_time: exchange.notes.request_time,
             response_time: exchange.notes.response_time,
+            trace: exchange.trace.as_ref().map(Trace::id).or_else(|| trace_id(&head.headers)),
         }),
         flag,
         details: refusal.map_or(if gone { "downstream_remote_disconnect" } else { "via_upstream" }, Refusal::details),
@@ -104,6 +106,7 @@ pub fn record<'a>(exchange: &'a Exchange, live: &'a Live) -> Record<'a> {
         route: chosen.and_then(|_| exchange.taken(live)).map(|(route, _)| &*route.name),
         attempts: exchange.attempts(),
         connection: context.map_or(0, |c| c.id),
+        trace: exchange.trace.as_ref(),
     }
 }
 

@@ -1,6 +1,10 @@
 //! One accepted connection, from TLS to its end.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use pingora_core::{
@@ -93,6 +97,7 @@ pub async fn serve(plane: Arc<Plane>, live: Arc<ArcSwap<Live>>, turn: Turn, sock
     if matches!(&now.listener.role, Role::Exposed(exposed) if exposed.near_only) && !is_near(remote, local) {
         return tracing::debug!(listener = %now.listener.key, client = ?remote, "not a caller of this host");
     }
+    context.greeting.accepted = Some(Instant::now());
     let mut connection = match greet(&now, socket, &mut context).await {
         Ok(connection) => connection,
         Err(why) => {
@@ -188,11 +193,13 @@ async fn greet(live: &Live, socket: BufStream<Socket>, context: &mut Context) ->
 async fn terminate(front: &Front, socket: BufStream<Socket>, context: &mut Context) -> Result<Connection, String> {
     let session = front.session().map_err(|e| e.to_string())?;
     let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
+    context.greeting.secured = Some(Instant::now());
     let ssl = connection.tls().ok_or("no TLS")?;
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
     context.tls_version = Some(ssl.version_str());
     context.certificate = headers::client_element(ssl);
     context.source = shown_id(ssl).map(|id| id.to_string());
+    context.greeting.identified = Some(Instant::now());
     Ok(connection)
 }
 
@@ -205,6 +212,7 @@ async fn identify(
 ) -> Result<Connection, String> {
     let session = Ssl::new(acceptor.context()).map_err(|e| e.to_string())?;
     let connection = Connection::accept_tls(socket, session, HANDSHAKE_TIMEOUT).await?;
+    context.greeting.secured = Some(Instant::now());
     let ssl = connection.tls().ok_or("no TLS")?;
     let id = shown_id(ssl).ok_or("the client showed no SPIFFE ID")?;
     let xfcc = match &listener.role {
@@ -216,6 +224,7 @@ async fn identify(
     context.server_name = ssl.servername(NameType::HOST_NAME).map(str::to_owned);
     context.tls_version = Some(ssl.version_str());
     context.peer = Some(Peer { id, xfcc });
+    context.greeting.identified = Some(Instant::now());
     Ok(connection)
 }
 

@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use http::HeaderMap;
 use openssl::ssl::Ssl;
 use pingora_core::protocols::{Shutdown, tls::SslStream};
 use tokio::{
@@ -23,6 +24,7 @@ use crate::{
     telemetry::{
         Telemetry,
         record::{Flag, Record},
+        traces::Step,
     },
 };
 
@@ -51,7 +53,13 @@ pub async fn serve(
 ) {
     let mut exchange = Exchange::default();
     let live = exchange.pin(&context);
-    let end = match exchange.authorize(&context, &live, None).and_then(|()| exchange.route(&live, None)) {
+    exchange.begin_trace(&live, &context, &HeaderMap::new());
+    let admitted = exchange.authorize(&context, &live, None).and_then(|()| exchange.route(&live, None));
+    match &admitted {
+        Ok(()) => exchange.lap(if let Role::Upstream(_) = live.listener.role { Step::Route } else { Step::Authorize }),
+        Err(refusal) => exchange.lap_not_admitted(refusal),
+    }
+    let end = match admitted {
         Err(refusal) => End::Refused(refusal),
         Ok(()) => match connect(&mut exchange, &live).await {
             Err(refusal) => End::Refused(refusal),
@@ -68,6 +76,7 @@ pub async fn serve(
     if refusal.is_some() {
         connection.shutdown().await;
     }
+    exchange.close_trace();
     let record = Record {
         flag: match &end {
             End::Closed => Flag::None,
@@ -91,7 +100,9 @@ pub async fn serve(
 /// balance → connect, until an endpoint answers or none is left.
 async fn connect(exchange: &mut Exchange, live: &Live) -> Result<Box<dyn Stream>, Refusal> {
     loop {
-        let Chosen { cluster, endpoint, .. } = exchange.choose(live).await?;
+        let Chosen { cluster, endpoint, .. } =
+            exchange.choose(live).await.inspect_err(|refusal| exchange.lap_refused(Step::Balance, refusal))?;
+        exchange.lap(Step::Balance);
         let dialled = match (&cluster, &live.listener.role) {
             (Some(cluster), _) => timeout_io(cluster.cluster.connect_timeout, dial_peer(cluster, &endpoint.address)).await,
             (None, Role::Inbound(inbound)) => timeout_io(inbound.connect_timeout, dial(&endpoint.address)).await,
@@ -99,10 +110,12 @@ async fn connect(exchange: &mut Exchange, live: &Live) -> Result<Box<dyn Stream>
         };
         match dialled {
             Ok(stream) => {
+                exchange.lap(Step::Connect);
                 exchange.ended(Outcome::Connected, None, false, false, false);
                 return Ok(stream);
             }
             Err(why) => {
+                exchange.lap_failed_try(&why);
                 let refusal = Refusal::Connect(format!("{}: {why}", endpoint.address));
                 if !exchange.ended(Outcome::ConnectFailure, Some(refusal.clone()), false, true, false) {
                     return Err(refusal);

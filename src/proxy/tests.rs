@@ -113,6 +113,7 @@ impl Mesh {
                 identity: Some(identity.clone()),
                 tls: TlsBounds::default(),
                 access_log: Arc::new(AccessLog::default()),
+                tracing: None,
                 role,
             };
             (key, Arc::new(listener))

@@ -19,6 +19,7 @@ use crate::model::{
     listener::{Address, Bind, Exposed, Inbound, Listener, ListenerKey, Protocol, Role, Upstream, Xfcc},
     mesh::{MeshConfig, TlsBounds},
     registration::{Chain, ExposedCheck, ExposedPath, Naming, Registration, Target, UpstreamConfig},
+    tracing::TracingSettings,
 };
 
 /// The name of the listener that mesh peers call.
@@ -35,16 +36,19 @@ pub struct Compiled {
     /// What has not arrived yet, for example `web-sidecar-proxy: leaf`. A sidecar starts nothing before all of its parts are there;
     /// one that has started keeps what it has.
     pub missing: Vec<String>,
+    /// What single routes of the reverse proxy lack: they answer 503, and the others serve.
+    pub unserved: Vec<String>,
 }
 
 /// Compiles the inputs into the snapshot after `last`. Parts that did not change keep their `Arc`.
 pub fn compile(inputs: &Inputs, last: &Snapshot) -> Compiled {
-    let mut out = Compiled { snapshot: Snapshot { generation: last.generation + 1, ..Snapshot::default() }, missing: Vec::new() };
+    let snapshot = Snapshot { generation: last.generation + 1, ..Snapshot::default() };
+    let mut out = Compiled { snapshot, missing: Vec::new(), unserved: Vec::new() };
     for (id, sidecar) in &inputs.sidecars {
-        Sidecar { id, last, out: &mut out }.compile(sidecar);
+        Sidecar { id, last, tracing: &inputs.tracing, out: &mut out }.compile(sidecar);
     }
     if let Some(ingress) = &inputs.ingress {
-        ingress::compile(ingress, last, &mut out);
+        ingress::compile(ingress, &inputs.tracing, last, &mut out);
     }
     refuse_clashes(&mut out.snapshot);
     out
@@ -75,6 +79,8 @@ fn refuse_clashes(snapshot: &mut Snapshot) {
 struct Sidecar<'a> {
     id: &'a Arc<str>,
     last: &'a Snapshot,
+    /// What holds for tracing where its registration says nothing.
+    tracing: &'a TracingSettings,
     out: &'a mut Compiled,
 }
 
@@ -131,6 +137,7 @@ impl Sidecar<'_> {
         self.observability(parts.registration);
         let Some(identity) = self.identity(parts) else { return };
         let access_log = Arc::new(parts.registration.access_log.clone());
+        let tracing = parts.registration.tracing.resolve(self.tracing, &parts.registration.service.name);
         let inbound = self.inbound(parts, &identity);
         self.add(Listener {
             key: self.key(PUBLIC),
@@ -140,6 +147,7 @@ impl Sidecar<'_> {
             identity: Some(identity.clone()),
             tls: parts.mesh.incoming.clone(),
             access_log: access_log.clone(),
+            tracing: tracing.clone(),
             role: Role::Inbound(inbound),
         });
         for exposed in exposed_paths(parts.registration, parts.exposed_checks) {
@@ -151,6 +159,7 @@ impl Sidecar<'_> {
                 identity: Some(identity.clone()),
                 tls: TlsBounds::default(),
                 access_log: access_log.clone(),
+                tracing: tracing.clone(),
                 role: Role::Exposed(Exposed {
                     path: exposed.path.clone(),
                     app: Arc::new(local_app(&exposed.app)),
@@ -180,6 +189,7 @@ impl Sidecar<'_> {
                         identity: Some(identity.clone()),
                         tls: parts.mesh.outgoing.clone(),
                         access_log: access_log.clone(),
+                        tracing: tracing.clone(),
                         role: Role::Upstream(upstream),
                     });
                 }

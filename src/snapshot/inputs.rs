@@ -13,6 +13,7 @@ use crate::model::{
     jwt::{KeyPlace, KeySet, KeySource, ProviderEntry},
     mesh::MeshConfig,
     registration::{Chain, EndpointsByTarget, ExposedCheck, Registration, Target, Unusable, UpstreamKey},
+    tracing::TracingSettings,
 };
 
 /// The inputs of this process.
@@ -22,6 +23,8 @@ pub struct Inputs {
     pub sidecars: BTreeMap<Arc<str>, SidecarInputs>,
     /// Those of the reverse proxy.
     pub ingress: Option<IngressInputs>,
+    /// What holds for tracing where they say nothing.
+    pub tracing: TracingSettings,
 }
 
 /// The inputs of the reverse proxy; `None` is "not arrived yet".
@@ -45,6 +48,8 @@ pub struct IngressInputs {
     pub services: PoolServices,
     /// Who we are in the mesh.
     pub credentials: Credentials,
+    /// What else is awaited before it is ready.
+    pub awaited: Vec<String>,
     /// What is wrong beside the parts above, by source: a file that was not taken, a name that does not resolve.
     pub problems: BTreeMap<Arc<str>, Vec<Unusable>>,
 }

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub reloads: Reloads,
     /// Access log lines that were dropped; counted by the access log itself.
     pub(super) access_log_dropped: IntCounter,
+    /// Spans that were dropped; counted by the traces themselves.
+    pub(super) spans_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -89,6 +91,8 @@ impl Metrics {
                 "aralez_access_log_dropped_total",
                 "Access log lines dropped: the sink was too slow or failed",
             )?)?,
+            spans_dropped: catalog
+                .registered(IntCounter::new("aralez_trace_spans_dropped_total", "Spans dropped: the collector was too slow or failed")?)?,
             envoy: AtomicBool::new(false),
             catalog,
         })
@@ -217,6 +221,7 @@ struct Families {
     decisions: IntCounterVec,
     endpoints: IntGaugeVec,
     retries: IntCounterVec,
+    ejections: IntCounterVec,
 }
 
 impl Families {
@@ -263,6 +268,11 @@ impl Families {
             )?,
             endpoints: gauge("aralez_upstream_endpoints", "Endpoints known", &["state"])?,
             retries: counter("aralez_retries_total", "Requests tried again on another endpoint", &["outcome"])?,
+            ejections: counter(
+                "aralez_upstream_ejections_total",
+                "Endpoints left out by passive health, by tries of this listener",
+                &["cause"],
+            )?,
         })
     }
 
@@ -287,6 +297,7 @@ impl Families {
                 &self.tls_failures,
                 &self.decisions,
                 &self.retries,
+                &self.ejections,
                 &self.grpc_requests,
             ];
             counters.into_iter().for_each(|family| remove_series(family, &key));

@@ -8,6 +8,7 @@ pub mod refusals;
 pub mod statsd;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod traces;
 
 use std::{
     sync::LazyLock,
@@ -19,6 +20,7 @@ use self::{
     metrics::{ListenerMetrics, Metrics},
     record::Record,
     refusals::Refusals,
+    traces::Traces,
 };
 
 /// The name of this host, as `uname` and the command `%HOSTNAME%` tell it.
@@ -36,6 +38,8 @@ pub struct Telemetry {
     pub access: AccessLogger,
     /// What was refused of late.
     pub refusals: Refusals,
+    /// What collectors are sent.
+    pub traces: Traces,
     /// When the process began.
     pub started: (SystemTime, Instant),
 }
@@ -48,14 +52,16 @@ impl Telemetry {
     pub fn start() -> anyhow::Result<Self> {
         let metrics = Metrics::new()?;
         let access = AccessLogger::start(metrics.access_log_dropped.clone())?;
-        Ok(Self { metrics, access, refusals: Refusals::default(), started: (SystemTime::now(), Instant::now()) })
+        let traces = Traces::new(metrics.spans_dropped.clone());
+        Ok(Self { metrics, access, refusals: Refusals::default(), traces, started: (SystemTime::now(), Instant::now()) })
     }
 
-    /// Counts and logs one finished request or connection. Never waits.
+    /// Counts and logs one finished request or connection, and sends its part in a trace. Never waits.
     pub fn record(&self, record: &Record<'_>, listener: &ListenerMetrics) {
         listener.record(record);
         self.access.log(record);
         self.refusals.note(record);
+        self.traces.send(record);
     }
 
     /// Logs a connection that was refused before it could become a request. Never waits.

@@ -8,8 +8,10 @@ use std::{
 };
 
 use http::HeaderMap;
+use opentelemetry::trace::TraceId;
 use serde::Serialize;
 
+use super::traces::Trace;
 use crate::model::{
     identity::{ServiceName, SpiffeId},
     listener::{Address, Listener},
@@ -114,6 +116,8 @@ pub struct HttpPart<'a> {
     pub request_time: Option<Duration>,
     /// From the start to the first byte of the endpoint's answer.
     pub response_time: Option<Duration>,
+    /// The trace that the request belongs to.
+    pub trace: Option<TraceId>,
 }
 
 /// A request of which nothing is known.
@@ -136,6 +140,7 @@ impl Default for HttpPart<'_> {
             trailers: None,
             request_time: None,
             response_time: None,
+            trace: None,
         }
     }
 }
@@ -189,4 +194,6 @@ pub struct Record<'a> {
     pub attempts: u32,
     /// Counts the connections of this process: all requests of one connection have one number.
     pub connection: u64,
+    /// Its part in a trace, if it takes one.
+    pub trace: Option<&'a Trace>,
 }

@@ -42,6 +42,7 @@ fn listener(name: &str, role: Role, access_log: AccessLog, not_after: i64) -> Li
         identity: Some(Arc::new(Identity::new(leaf, roots))),
         tls: TlsBounds::default(),
         access_log: Arc::new(access_log),
+        tracing: None,
         role,
     }
 }
@@ -96,6 +97,7 @@ pub(crate) fn record(listener: &Listener) -> Record<'_> {
         route: None,
         attempts: 0,
         connection: 0,
+        trace: None,
     }
 }
 
@@ -117,5 +119,6 @@ pub(crate) fn http(status: u16) -> HttpPart<'static> {
         trailers: None,
         request_time: None,
         response_time: None,
+        trace: None,
     }
 }

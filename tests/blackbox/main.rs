@@ -31,6 +31,7 @@ mod readiness;
 mod repeats;
 mod status;
 mod telemetry;
+mod tracing;
 mod upstreams;
 mod watches;
 mod websockets;

@@ -68,6 +68,14 @@ pub struct ProxyConfig {
     pub aralez_statsd_prefix: Option<String>,
     /// A setting of Aralez's own: another proxy whose metric names are shown beside ours (`envoy`).
     pub aralez_metrics_compat: Option<String>,
+    /// A setting of Aralez's own: the URL of the collector that spans go to, or `off`.
+    pub aralez_tracing_endpoint: Option<String>,
+    /// A setting of Aralez's own: the share of requests without a trace that begin one, `0.01` or `1%`.
+    pub aralez_tracing_sampling: Option<String>,
+    /// A setting of Aralez's own: the `service.name` of spans.
+    pub aralez_tracing_service_name: Option<String>,
+    /// A setting of Aralez's own: the headers in which a trace is passed on beside those that came.
+    pub aralez_tracing_propagate: Option<Vec<String>>,
     /// The keys present that Consul knows and that mean something to Envoy or the built-in proxy only, as written.
     pub foreign: Vec<String>,
     /// The keys present that Consul does not know, as written.
@@ -113,6 +121,10 @@ impl ProxyConfig {
             envoy_stats_flush_interval: reader.take("envoy_stats_flush_interval", duration),
             aralez_statsd_prefix: reader.take("aralez_statsd_prefix", text),
             aralez_metrics_compat: reader.take("aralez_metrics_compat", text),
+            aralez_tracing_endpoint: reader.take("aralez_tracing_endpoint", text),
+            aralez_tracing_sampling: reader.take("aralez_tracing_sampling", text),
+            aralez_tracing_service_name: reader.take("aralez_tracing_service_name", text),
+            aralez_tracing_propagate: reader.take("aralez_tracing_propagate", texts),
             foreign: reader.take_names(&FOREIGN_PROXY_KEYS),
             unknown: reader.rest(),
         };

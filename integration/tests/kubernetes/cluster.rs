@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,10 +18,13 @@ use serde_json::{Value, json};
 /// In which the API server must be up.
 const START: Duration = Duration::from_secs(120);
 
+/// The manifests that users apply.
+const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kubernetes");
+
 /// A cluster's control plane.
 pub struct Cluster {
-    /// Where its files are: `certs/apiserver.crt` holds its CA too.
-    pub folder: tempfile::TempDir,
+    /// Where its files are.
+    folder: tempfile::TempDir,
     /// Its secure port on 127.0.0.1.
     pub port: u16,
     store: String,
@@ -96,6 +100,37 @@ impl Cluster {
     /// Applies an object.
     pub fn apply(&self, object: &Value) {
         self.kubectl(&["apply", "-f", "-"], Some(&object.to_string())).unwrap();
+    }
+
+    /// Applies everything in `examples/kubernetes`, roles first; gives the files.
+    pub fn apply_manifests(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(MANIFESTS).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort_by_key(|path| !path.ends_with("rbac.yaml"));
+        for path in &paths {
+            self.kubectl(&["apply", "-f", path.to_str().unwrap()], None).unwrap();
+        }
+        paths
+    }
+
+    /// A new token of a service account, `namespace/name`.
+    pub fn token(&self, account: &str) -> String {
+        let (namespace, name) = account.split_once('/').unwrap();
+        self.kubectl(&["create", "token", name, "--namespace", namespace], None).unwrap().trim().to_owned()
+    }
+
+    /// The file of its CA.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("certs/apiserver.crt")
+    }
+
+    /// Waits until the status of an Ingress has this address.
+    pub async fn shows_status(&self, ingress: &str, address: &str) {
+        let written = eventually("the status", START, async || {
+            let shown = self.kubectl(&["get", "ingress", ingress, "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}"], None)?;
+            ensure!(shown == address, "{shown:?}");
+            Ok(())
+        });
+        written.await.unwrap();
     }
 
     /// Runs the commands of a section of the book, which are all of `kubectl`.

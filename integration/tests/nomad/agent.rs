@@ -22,6 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Both agents. The control plane of Nomad is asked through its own program.
 pub struct Agent {
     pub consul: Consul,
+    token: Option<String>,
     program: PathBuf,
     folder: tempfile::TempDir,
     _process: Process,
@@ -30,12 +31,26 @@ pub struct Agent {
 impl Agent {
     /// Starts both and waits until jobs can be placed.
     pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    /// With ACLs in Consul that deny by default: services and tasks get their tokens for their identity as Nomad's workloads.
+    pub async fn with_acls() -> Self {
+        let agent = Self::with(Options::acl()).await;
+        let keys = format!("http://{HOST}:4646/.well-known/jwks.json");
+        println!("{}", agent.nomad(&["setup", "consul", "-y", "-jwks-url", &keys]).unwrap());
+        agent
+    }
+
+    async fn with(mut options: Options) -> Self {
         // Where it is by default on a host, so that nobody needs to be told.
-        let config = json!({"client_addr": format!("127.0.0.1 {HOST}"), "ports": {"http": 8500, "grpc": 8502}});
-        let consul = Consul::start(Options { config, ..Options::default() }).await.unwrap();
+        options.config["client_addr"] = json!(format!("127.0.0.1 {HOST}"));
+        options.config["ports"] = json!({"http": 8500, "grpc": 8502});
+        let token = options.token.clone();
+        let consul = Consul::start(options).await.unwrap();
         let (program, folder) = (components::nomad().unwrap(), tempfile::tempdir().unwrap());
         let config = folder.path().join("nomad.hcl");
-        fs::write(&config, configuration(&components::cni_plugins().unwrap())).unwrap();
+        fs::write(&config, configuration(token.as_deref())).unwrap();
         let mut command = Command::new(&program);
         command.args(["agent", "-dev", "-log-level=INFO"]).arg(format!("-config={}", config.display()));
         // Nomad runs `consul connect envoy -bootstrap` for every sidecar.
@@ -44,7 +59,7 @@ impl Agent {
         path.push(std::env::var_os("PATH").unwrap());
         command.env("PATH", path);
         let process = Process::start("nomad agent", command, Duration::ZERO).unwrap();
-        let agent = Self { consul, program, folder, _process: process };
+        let agent = Self { consul, token, program, folder, _process: process };
         let ready = eventually("a client that takes jobs", PATIENCE, async || {
             let nodes = agent.api("/v1/nodes")?;
             ensure!(nodes[0]["Status"] == "ready" && nodes[0]["SchedulingEligibility"] == "eligible", "{nodes}");
@@ -57,7 +72,11 @@ impl Agent {
     /// Runs `nomad` with these arguments; what it printed.
     pub fn nomad(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
-        let output = command.args(arguments).env("NOMAD_ADDR", format!("http://{HOST}:4646")).output().context("start nomad")?;
+        command
+            .args(arguments)
+            .env("NOMAD_ADDR", format!("http://{HOST}:4646"))
+            .envs(self.token.iter().map(|token| ("CONSUL_HTTP_TOKEN", token)));
+        let output = command.output().context("start nomad")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(output.status.success(), "nomad {arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         Ok(text)
@@ -135,7 +154,17 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("nomad")
 }
 
-fn configuration(plugins: &Path) -> String {
+/// Nomad's configuration. `token` manages Consul's ACLs.
+fn configuration(token: Option<&str>) -> String {
+    let identities = r#"
+  service_identity {
+    aud = ["consul.io"]
+    ttl = "1h"
+  }
+  task_identity {
+    aud = ["consul.io"]
+    ttl = "1h"
+  }"#;
     format!(
         r#"
 bind_addr = "{HOST}"
@@ -143,9 +172,11 @@ client {{
   cni_path          = "{plugins}"
   network_interface = "host0"
   options = {{
-    "driver.allowlist"     = "raw_exec"
+    "driver.allowlist"     = "raw_exec,exec"
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
   }}
+  chroot_env {{
+{chroot}  }}
 }}
 plugin "raw_exec" {{
   config {{
@@ -154,9 +185,21 @@ plugin "raw_exec" {{
 }}
 consul {{
   address      = "127.0.0.1:8500"
-  grpc_address = "127.0.0.1:8502"
+  grpc_address = "127.0.0.1:8502"{acl}
 }}
 "#,
-        plugins = plugins.display()
+        plugins = components::cni_plugins().unwrap().display(),
+        chroot = chroot().iter().map(|file| format!("    \"{file}\" = \"{file}\"\n")).collect::<String>(),
+        acl = token.map_or_else(String::new, |token| format!("\n  token = \"{token}\"{identities}")),
     )
+}
+
+/// What the program under test needs where the driver `exec` locks it in: itself, its libraries, the names of users. By default that is all of
+/// `/usr` and `/etc`.
+fn chroot() -> Vec<String> {
+    let aralez = components::aralez().unwrap().display().to_string();
+    let output = Command::new("ldd").arg(&aralez).output().expect("ldd, of `apt-get install libc-bin`");
+    let libraries = String::from_utf8(output.stdout).unwrap();
+    let files = libraries.split_whitespace().filter(|word| word.starts_with('/')).chain(["/etc/passwd", "/etc/group", &aralez]);
+    files.map(str::to_owned).collect()
 }

@@ -7,7 +7,12 @@ use crate::{
         read::{DnsServer, Network, Url},
         shape::{At, Of, Several, Switch, Time, Within, Word, Words, section},
     },
-    model::{ingress::TlsGrade, listener::Bind, metrics::Compat},
+    model::{
+        ingress::TlsGrade,
+        listener::Bind,
+        metrics::Compat,
+        tracing::{Collector, Sampling},
+    },
     telemetry::log::Level,
 };
 
@@ -36,6 +41,8 @@ section! {
         access_log: Switch<RawAccessLog>,
         /// What is shown of metrics beside ours. Default: nothing.
         metrics: Metrics,
+        /// Spans for a collector of OpenTelemetry. Default: what the variables OTEL_… say, else none.
+        tracing: Tracing,
         /// The Unix socket on which a new process asks for the listeners of this one. Default: none.
         upgrade_sock: String,
         /// How long open connections may go on after SIGTERM or a hand-over. Default 30s.
@@ -113,6 +120,20 @@ section! {
     struct Metrics {
         /// Another proxy's names, for dashboards that know them: envoy. Default: none.
         compat: Word<Compat>,
+    }
+}
+
+section! {
+    /// Spans for a collector of OpenTelemetry.
+    struct Tracing {
+        /// The URL of the collector's OTLP/HTTP receiver, or off. Default: OTEL_EXPORTER_OTLP_ENDPOINT, else off.
+        endpoint: Of<Collector>,
+        /// The share of requests without a trace that begin one: 0 to 1, or percent. Default: what OTEL_TRACES_SAMPLER says, else 0.
+        sampling: Sampling,
+        /// The service.name of the spans. Default: OTEL_SERVICE_NAME, else aralez.
+        service_name: String,
+        /// Headers that servers get beside those that came, or if none came: w3c, b3, b3multi. Default: w3c if none came.
+        propagate: Several<String>,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
         metrics::MetricsConfig,
         registration::{Chain, Naming, Registration, Target, UpstreamConfig, UpstreamKey},
         route::{self, RouteTable},
+        tracing::TracingSettings,
     },
 };
 
@@ -57,6 +58,7 @@ impl PlannedService {
             exposes_checks: None,
             access_log: AccessLog::default(),
             metrics: MetricsConfig::nowhere(ServiceName::local(&self.name), DATACENTER),
+            tracing: TracingSettings::default(),
             upstreams: self.upstreams.iter().map(upstream).collect(),
             problems: Vec::new(),
             ignored: Vec::new(),

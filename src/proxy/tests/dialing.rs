@@ -20,6 +20,7 @@ fn upstream(identity: &Arc<Identity>, sni: &str, expected: &'static str) -> Arc<
         identity: Some(identity.clone()),
         tls: TlsBounds::default(),
         access_log: Arc::new(AccessLog::default()),
+        tracing: None,
         role: Role::Upstream(Upstream { destination: ServiceName::local("api"), routes, clusters: vec![cluster] }),
     })
 }

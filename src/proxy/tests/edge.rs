@@ -89,6 +89,7 @@ impl Edge {
                 identity: None,
                 tls: TlsBounds::default(),
                 access_log: Arc::new(AccessLog::default()),
+                tracing: None,
                 role: Role::Ingress(Box::new(ingress)),
             };
             (key, Arc::new(listener))

@@ -22,6 +22,7 @@ use crate::{
         listener::{Bind, Listener, ListenerKey, Protocol, Role},
         mesh::TlsBounds,
         route::Route,
+        tracing::{Tracing, TracingSettings},
     },
     snapshot::{IngressInputs, Problem, Snapshot},
 };
@@ -29,11 +30,15 @@ use crate::{
 /// What stands in the place of a sidecar's id.
 pub(super) const NAME: &str = "ingress";
 
+/// What the reverse proxy is called in traces when nothing else is said.
+const SERVICE: &str = "aralez";
+
 /// Adds the listeners of the reverse proxy to the snapshot.
-pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compiled) {
+pub(super) fn compile(inputs: &IngressInputs, tracing: &TracingSettings, last: &Snapshot, out: &mut Compiled) {
     for unusable in inputs.problems.values().flatten() {
         problem(out, &unusable.path, &unusable.why, &unusable.advice);
     }
+    out.missing.extend(inputs.awaited.iter().map(|what| format!("{NAME}: {what}")));
     let (Some(listeners), Some(routing)) = (&inputs.listeners, &inputs.routing) else {
         return out.missing.push(format!("{NAME}: routes"));
     };
@@ -41,7 +46,8 @@ pub(super) fn compile(inputs: &IngressInputs, last: &Snapshot, out: &mut Compile
     let clusters = kept(clusters, last);
     let providers = Arc::new(providers(inputs, &routing, last));
     let tls = inputs.credentials.mesh.as_ref().map(|mesh| mesh.outgoing.clone()).unwrap_or_default();
-    let common = Common { last, access_log: &listeners.access_log, member: identity.map(|identity| (identity, tls)) };
+    let tracing = listeners.tracing.resolve(tracing, SERVICE);
+    let common = Common { last, access_log: &listeners.access_log, tracing, member: identity.map(|identity| (identity, tls)) };
     let https_port = listeners.tls.as_ref().map(|tls| tls.public_port.unwrap_or_else(|| port(&tls.bind)));
     let ingress = |tls| Ingress {
         tls,
@@ -92,6 +98,7 @@ fn certificates(inputs: &IngressInputs) -> Option<Arc<Certificates>> {
 struct Common<'a> {
     last: &'a Snapshot,
     access_log: &'a Arc<AccessLog>,
+    tracing: Option<Arc<Tracing>>,
     /// Who we are in the mesh, and the mesh entry's bounds for calls there.
     member: Option<(Arc<Identity>, TlsBounds)>,
 }
@@ -107,6 +114,7 @@ impl Common<'_> {
             identity,
             tls: tls.unwrap_or_default(),
             access_log: self.access_log.clone(),
+            tracing: self.tracing.clone(),
             role: Role::Ingress(Box::new(ingress)),
         };
         let same = self.last.listeners.get(&listener.key).filter(|last| ***last == listener).cloned();
@@ -192,6 +200,7 @@ fn only_files(files: &Files) -> Routing {
     hosts.insert("*", paths);
     let route = IngressRoute {
         route: Route { name: "files".into(), ..Route::to(Vec::new()) },
+        further: Vec::new(),
         action: Action::Files(files.clone()),
         filters: Arc::new(Filters::default()),
     };

@@ -15,6 +15,7 @@ use crate::model::{
     registration::{EndpointsByTarget, Naming, UpstreamKey},
     route::RouteTable,
     testing::Ca,
+    tracing::TracingSettings,
 };
 
 const ID: &str = "web-sidecar-proxy";
@@ -45,6 +46,7 @@ fn registration(upstream_port: u16) -> Registration {
             Bind { address: tcp(upstream_port), mode: None },
         )],
         metrics: MetricsConfig::nowhere(ServiceName::local("web"), "dc1"),
+        tracing: TracingSettings::default(),
         problems: Vec::new(),
         ignored: Vec::new(),
     }
@@ -93,7 +95,7 @@ fn sidecar(ca: &Ca) -> SidecarInputs {
 }
 
 fn compiled(sidecar: &SidecarInputs, last: &Snapshot) -> Compiled {
-    compile(&Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar.clone())]), ingress: None }, last)
+    compile(&Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar.clone())]), ..Inputs::default() }, last)
 }
 
 fn listener<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Arc<Listener> {

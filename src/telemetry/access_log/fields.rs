@@ -105,6 +105,7 @@ impl<'a> Value<'a> {
             Operator::ResponseFlags => text(Some(record.flag.as_str())),
             Operator::ResponseTxDuration => time(http.and_then(|h| h.response_time).map(|began| record.duration.saturating_sub(began))),
             Operator::RouteName => text(record.route),
+            Operator::TraceId => http.and_then(|h| h.trace).map_or(Self::Absent, |trace| Self::Text(trace.to_string().into())),
             Operator::UpstreamCluster => text(record.cluster),
             Operator::UpstreamHost => record.endpoint.map_or(Self::Absent, Self::Address),
             Operator::UpstreamLocalAddress => socket(record.upstream_local),

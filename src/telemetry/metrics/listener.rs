@@ -10,12 +10,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use self::hits::Tallies;
 pub use self::{hits::Hits, totals::Totals};
-use super::{
-    Families,
-    grown::Grown,
-    openmetrics::{Exemplar, trace_id},
-    remove_series,
-};
+use super::{Families, grown::Grown, openmetrics::Exemplar, remove_series};
 use crate::{
     model::{
         identity::{ServiceName, SpiffeId},
@@ -63,6 +58,7 @@ pub struct ListenerMetrics {
     tallies: Tallies,
     tls_failures: Grown<String, IntCounter>,
     retries: Grown<String, IntCounter>,
+    ejections: Grown<String, IntCounter>,
     peers: Grown<ServiceName, Arc<Peer>>,
     unnamed_peer: OnceLock<Arc<Peer>>,
     other_peers: OnceLock<Arc<Peer>>,
@@ -123,6 +119,7 @@ impl ListenerMetrics {
             tallies: Tallies::default(),
             tls_failures: Grown::default(),
             retries: Grown::default(),
+            ejections: Grown::default(),
             peers: Grown::default(),
             unnamed_peer: OnceLock::new(),
             other_peers: OnceLock::new(),
@@ -180,6 +177,11 @@ impl ListenerMetrics {
     /// A request was tried again on another endpoint. `outcome` is one of a few stable words.
     pub fn retry(&self, outcome: &'static str) {
         count(&self.retries, &self.families.retries, &self.labels, &[], outcome);
+    }
+
+    /// Passive health ejected an endpoint. `cause` is one of a few stable words.
+    pub fn ejected(&self, cause: &'static str) {
+        count(&self.ejections, &self.families.ejections, &self.labels, &[], cause);
     }
 
     /// How many endpoints may be chosen, and how many may not.
@@ -300,8 +302,8 @@ impl Peer {
         let duration = self.duration.get_or_init(|| families.request_duration.with_label_values(&self.labels));
         let seconds = record.duration.as_secs_f64();
         duration.observe(seconds);
-        if let Some(trace) = http.request.get("traceparent").and_then(|value| trace_id(value.as_bytes())) {
-            *self.traced.lock() = Some(Exemplar { trace: trace.to_owned(), seconds, at: record.start + record.duration });
+        if let Some(trace) = http.trace {
+            *self.traced.lock() = Some(Exemplar { trace, seconds, at: record.start + record.duration });
         }
         let outcome = Outcome::of(http, record.flag);
         let make = || {
@@ -390,6 +392,7 @@ mod tests {
         counters.denied("intention_denied", "intention web -> api (precedence 9) denies it");
         counters.allowed();
         counters.retry("success");
+        counters.ejected("consecutive_5xx");
         counters.tls_failed("no_certificate");
         counters.endpoints(2, 1);
         for (parts, expected) in [
@@ -399,6 +402,7 @@ mod tests {
             (&["aralez_intention_decisions_total", r#"action="deny""#, r#"decider="intention web -> api (precedence 9) denies it""#], "1"),
             (&["aralez_intention_decisions_total", r#"action="allow""#], "1"),
             (&["aralez_retries_total", r#"outcome="success""#], "1"),
+            (&["aralez_upstream_ejections_total", r#"cause="consecutive_5xx""#], "1"),
             (&["aralez_tls_failures_total", r#"reason="no_certificate""#], "1"),
             (&["aralez_upstream_endpoints", r#"state="healthy""#], "2"),
             (&["aralez_upstream_endpoints", r#"state="unhealthy""#], "1"),

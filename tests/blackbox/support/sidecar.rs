@@ -107,10 +107,10 @@ impl Launch {
     }
 }
 
-/// The binary, with nothing of this process's settings of Consul and Nomad.
+/// The binary, with nothing of this process's settings of Consul, Nomad and OpenTelemetry.
 pub fn aralez() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aralez"));
-    let ours = |name: &str| ["CONSUL_", "CONNECT_", "ARALEZ_", "NOMAD_"].iter().any(|prefix| name.starts_with(prefix));
+    let ours = |name: &str| ["CONSUL_", "CONNECT_", "ARALEZ_", "NOMAD_", "OTEL_"].iter().any(|prefix| name.starts_with(prefix));
     for (name, _) in std::env::vars().filter(|(name, _)| ours(name)) {
         command.env_remove(name);
     }

@@ -10,6 +10,7 @@ use crate::model::{
     identity::ServiceName,
     metrics::{Compat, Dialect, FLUSH_INTERVAL, MetricsConfig, PREFIX, Push, PushTarget},
     registration::{Ignored, Unusable},
+    tracing::{Collector, Forms, Sampling, TracingSettings},
 };
 
 /// Decodes `AccessLogs`.
@@ -105,11 +106,36 @@ pub fn metrics(config: &ProxyConfig, service: &ServiceName, datacenter: &str, pr
     MetricsConfig { service: service.clone(), datacenter: datacenter.into(), prometheus, stats, tags, pushes, compat }
 }
 
+/// Decodes what is said of tracing.
+pub fn tracing(config: &ProxyConfig, problems: &mut Vec<Unusable>) -> TracingSettings {
+    let mut refuse = |key: &str, why: String, advice: &str| {
+        problems.push(Unusable { path: format!("Proxy.Config.{key}"), why, advice: advice.to_owned() });
+    };
+    let endpoint = config.aralez_tracing_endpoint.as_deref().map(Collector::parse).transpose();
+    let sampling = config.aralez_tracing_sampling.as_deref().map(Sampling::parse).transpose();
+    let propagate = config.aralez_tracing_propagate.as_ref().map(|words| Forms::parse(words.iter().map(String::as_str))).transpose();
+    TracingSettings {
+        endpoint: endpoint.unwrap_or_else(|why| {
+            refuse("aralez_tracing_endpoint", why, "no spans are sent until it is http://HOST:PORT of an OTLP/HTTP receiver");
+            Some(Collector::Off)
+        }),
+        service: config.aralez_tracing_service_name.as_deref().map(Into::into),
+        sampling: sampling.unwrap_or_else(|why| {
+            refuse("aralez_tracing_sampling", why, "no request begins a trace until it is corrected");
+            Some(Sampling::NONE)
+        }),
+        propagate: propagate.unwrap_or_else(|why| {
+            refuse("aralez_tracing_propagate", why, "a trace is passed on as it came until it is corrected");
+            None
+        }),
+    }
+}
+
 const ENVOYS: &str = "it is written in Envoy's own language or for Consul's built-in proxy";
 const UNKNOWN: &str = "Consul knows no such setting, nor does Aralez";
 const UNBALANCED: &str = "connections are not spread over threads by count";
 const HANDSHAKE: &str = "Consul's proxies do not honour it either; a TLS handshake may take 10 s";
-const TRACING: &str = "Aralez makes no spans; trace headers pass through unchanged";
+const TRACING: &str = "spans go to an OpenTelemetry collector, which aralez_tracing_endpoint names";
 
 /// The settings of a registration that mean nothing here, sorted by path.
 pub fn ignored(service: &AgentService) -> Vec<Ignored> {
@@ -237,6 +263,35 @@ mod tests {
             "Proxy.Upstreams[1].Config.limits.max_kittens",
         ];
         assert_eq!(paths, expected);
-        assert!(all[2].why.contains("span"), "{:?}", all[2]);
+        assert!(all[2].why.contains("aralez_tracing_endpoint"), "{:?}", all[2]);
+    }
+
+    #[test]
+    fn tracing_is_read_key_by_key() {
+        let read = |config: Value| {
+            let (config, errors) = ProxyConfig::read(config.as_object().unwrap());
+            assert_eq!(errors, []);
+            let mut problems = Vec::new();
+            let settings = tracing(&config, &mut problems);
+            (settings, problems.into_iter().map(|p| p.path).collect::<Vec<_>>())
+        };
+        let (settings, problems) = read(json!({
+            "aralez_tracing_endpoint": "http://otel:4318", "aralez_tracing_sampling": 0.5, "aralez_tracing_service_name": "shop",
+            "aralez_tracing_propagate": ["w3c", "b3multi"],
+        }));
+        let expected = TracingSettings {
+            endpoint: Some(Collector::At("http://otel:4318/v1/traces".into())),
+            service: Some("shop".into()),
+            sampling: Sampling::of(0.5),
+            propagate: Some(Forms { w3c: true, b3: false, b3_multi: true }),
+        };
+        assert_eq!((settings, problems), (expected, Vec::new()));
+        let keys = ["endpoint", "sampling", "propagate"].map(|key| format!("Proxy.Config.aralez_tracing_{key}"));
+        let (settings, problems) =
+            read(json!({"aralez_tracing_endpoint": "otel:4317", "aralez_tracing_sampling": "most", "aralez_tracing_propagate": "xray"}));
+        assert_eq!(problems, keys);
+        // What cannot be understood never sends more than was asked for.
+        assert_eq!((settings.endpoint, settings.sampling), (Some(Collector::Off), Some(Sampling::NONE)));
+        assert_eq!(read(json!({})), Default::default());
     }
 }

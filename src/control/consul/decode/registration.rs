@@ -78,6 +78,7 @@ pub fn registration(service: &AgentService, names: &Resolved) -> Result<Registra
         max_inbound_connections: config.max_inbound_connections.filter(|limit| *limit > 0),
         access_log: observability::access_log(proxy.access_logs.as_ref(), &mut problems),
         metrics: observability::metrics(&config, &own, &service.datacenter, &mut problems),
+        tracing: observability::tracing(&config, &mut problems),
         ignored: observability::ignored(service),
         service: own,
         upstreams,

@@ -61,6 +61,7 @@ impl Bench {
             files: None,
             client: Arc::default(),
             access_log: Arc::default(),
+            tracing: Default::default(),
             sealing: Secret::new("s"),
         })));
         Self { pools: Pools::new(feed.clone(), settings, Arc::default()), keys: Keys::new(feed.clone(), Arc::default()), feed, snapshots }

@@ -40,15 +40,9 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
 
 /// Everything that is missing before it is ready, in words.
 pub(super) fn missing(state: &AdminState) -> Vec<String> {
-<<<<<<< HEAD
     let status = state.snapshots.status();
     let mut missing = [status.missing.as_slice(), &status.unserved].concat();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    missing.extend(expired(&state.snapshots.current(), i64::try_from(now).unwrap_or(i64::MAX)));
-=======
-    let mut missing = state.snapshots.status().missing.clone();
     missing.extend(expired(&state.snapshots.current(), unix_now()));
->>>>>>> next
     missing.extend((state.pending)());
     if state.draining.load(Ordering::Relaxed) {
         missing.push("not draining".to_owned());

@@ -45,6 +45,14 @@ impl Launch {
         Launch { command, name: "aralez -c".to_owned(), admin: Address::port(port) }
     }
 
+    /// The mesh of this file in one process; the admin API on a free port.
+    pub fn dev(mesh: &Path) -> Launch {
+        let port = free_port().unwrap();
+        let mut command = aralez();
+        command.arg("dev").arg(mesh).args(["-admin-bind", &format!("127.0.0.1:{port}")]);
+        Launch { command, name: "aralez dev".to_owned(), admin: Address::port(port) }
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, argument: &str) -> Launch {
         self.command.arg(argument);

@@ -1,5 +1,6 @@
 //! Consul and Nomad, one agent of each, on the host of a test.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,10 +55,7 @@ impl Agent {
         let mut command = Command::new(&program);
         command.args(["agent", "-dev", "-log-level=INFO"]).arg(format!("-config={}", config.display()));
         // Nomad runs `consul connect envoy -bootstrap` for every sidecar.
-        let mut path = components::consul().unwrap().parent().unwrap().as_os_str().to_owned();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap());
-        command.env("PATH", path);
+        command.env("PATH", in_front(components::consul().unwrap().parent().unwrap()));
         let process = Process::start("nomad agent", command, Duration::ZERO).unwrap();
         let agent = Self { consul, token, program, folder, _process: process };
         let ready = eventually("a client that takes jobs", PATIENCE, async || {
@@ -69,12 +67,13 @@ impl Agent {
         agent
     }
 
-    /// Runs `nomad` with these arguments; what it printed.
+    /// Runs `nomad` with these arguments, and the program under test for the variable `aralez` of jobs that have it; what it printed.
     pub fn nomad(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .env("NOMAD_ADDR", format!("http://{HOST}:4646"))
+            .env("NOMAD_VAR_aralez", components::aralez()?)
             .envs(self.token.iter().map(|token| ("CONSUL_HTTP_TOKEN", token)));
         let output = command.output().context("start nomad")?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -87,12 +86,11 @@ impl Agent {
         Ok(serde_json::from_str(&self.nomad(&["operator", "api", path])?)?)
     }
 
-    /// Runs a job file with the program under test as its variable `aralez`, and others.
+    /// Runs a job file with these variables.
     pub fn run(&self, job: &str, variables: &[&str]) {
         let file = self.folder.path().join("job.nomad.hcl");
         fs::write(&file, job).unwrap();
-        let aralez = format!("aralez={}", components::aralez().unwrap().display());
-        let variables = [aralez.as_str()].into_iter().chain(variables.iter().copied()).flat_map(|variable| ["-var", variable]);
+        let variables = variables.iter().flat_map(|variable| ["-var", variable]);
         let line: Vec<&str> = ["job", "run", "-detach"].into_iter().chain(variables).chain([file.to_str().unwrap()]).collect();
         println!("{}", self.nomad(&line).unwrap());
     }
@@ -130,6 +128,14 @@ impl Agent {
     pub fn log(&self, allocation: &str, task: &str) -> String {
         self.nomad(&["alloc", "logs", "-stderr", "-task", task, allocation]).unwrap_or_else(|error| format!("{error:#}"))
     }
+}
+
+/// The `PATH` with a folder in front.
+pub fn in_front(folder: &Path) -> OsString {
+    let mut path = folder.as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    path
 }
 
 /// The id of an allocation.
@@ -172,11 +178,19 @@ client {{
   cni_path          = "{plugins}"
   network_interface = "host0"
   options = {{
-    "driver.allowlist"     = "raw_exec,exec"
+    "driver.allowlist"     = "raw_exec,exec,docker"
     "fingerprint.denylist" = "env_aws,env_gce,env_azure,env_digitalocean"
   }}
   chroot_env {{
 {chroot}  }}
+  meta {{
+    "connect.sidecar_image" = "aralez:0.1.0"
+  }}
+}}
+plugin "docker" {{
+  config {{
+    infra_image = "pause:1"
+  }}
 }}
 plugin "raw_exec" {{
   config {{

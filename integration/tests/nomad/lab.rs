@@ -1,7 +1,7 @@
 //! A host of its own for a test: it ends with all its processes, networks and mounts, whatever becomes of the test.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ pub const HOST: &str = "10.211.0.1";
 /// For temporary files: a short path, because Nomad makes sockets below it.
 const SCRATCH: &str = "/run/lab";
 
-/// Where Nomad makes control groups.
+/// Where control groups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Runs `test`, which is the test called `name`, inside.
@@ -24,7 +24,7 @@ pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
         return tokio::runtime::Runtime::new().unwrap().block_on(test());
     }
     // There is no way out from inside: what has to be fetched or built is made before.
-    for made in [components::consul(), components::nomad(), components::cni_plugins(), components::envoy()] {
+    for made in [components::consul(), components::nomad(), components::cni_plugins(), components::docker(), components::envoy()] {
         made.unwrap();
     }
     let aralez = components::aralez().unwrap();
@@ -63,18 +63,22 @@ fn set_up() {
     }
 }
 
-/// The folders of Nomad's control groups, of either version.
+/// The folders of the control groups of Nomad and Docker, of either version.
 fn cgroups() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let controllers =
         fs::read_dir(CGROUPS).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()).unwrap_or_default();
     for folder in controllers.iter().map(PathBuf::as_path).chain([Path::new(CGROUPS)]) {
         let Ok(entries) = fs::read_dir(folder) else { continue };
-        for entry in entries.filter_map(Result::ok).filter(|entry| entry.file_name().to_string_lossy().starts_with("nomad")) {
+        for entry in entries.filter_map(Result::ok).filter(is_ours) {
             collect(&entry.path(), &mut found);
         }
     }
     found
+}
+
+fn is_ours(entry: &DirEntry) -> bool {
+    ["nomad", "docker"].iter().any(|name| entry.file_name().to_string_lossy().starts_with(name))
 }
 
 fn collect(folder: &Path, found: &mut BTreeSet<PathBuf>) {

@@ -3,6 +3,7 @@
 
 mod acl;
 mod agent;
+mod docker;
 mod edge;
 mod lab;
 mod mesh;

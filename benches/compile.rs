@@ -19,6 +19,7 @@ use aralez::{
         metrics::MetricsConfig,
         registration::{Chain, Naming, Registration, Target, UpstreamConfig, UpstreamKey},
         route::RouteTable,
+        tracing::TracingSettings,
     },
     snapshot::{Inputs, SidecarInputs, Snapshot, UpstreamInputs, compile},
 };
@@ -87,6 +88,7 @@ fn inputs(upstreams: usize, endpoints: usize) -> Inputs {
         exposed: Vec::new(),
         exposes_checks: None,
         access_log: AccessLog::default(),
+        tracing: TracingSettings::default(),
         upstreams: (0..upstreams).map(upstream).collect(),
         metrics: MetricsConfig::nowhere(ServiceName::local("web"), "dc1"),
         problems: Vec::new(),
@@ -102,7 +104,7 @@ fn inputs(upstreams: usize, endpoints: usize) -> Inputs {
         upstreams: (0..upstreams).map(known).collect(),
         ..SidecarInputs::default()
     };
-    Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar)]), ingress: None }
+    Inputs { sidecars: BTreeMap::from([(ID.into(), sidecar)]), ..Inputs::default() }
 }
 
 fn compiled(inputs: &Inputs, last: &Snapshot) -> Snapshot {

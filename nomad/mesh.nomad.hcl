@@ -59,7 +59,8 @@ job "mesh" {
     }
 
     task "app" {
-      driver = "raw_exec"
+      driver       = "raw_exec"
+      kill_timeout = "20s" # more than a request takes
 
       config {
         command = "python3"
@@ -69,18 +70,23 @@ job "mesh" {
       template {
         destination = "local/api.py"
         data        = <<-EOT
-          import os, time
+          import os, signal, threading, time
           from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
           class Api(BaseHTTPRequestHandler):
               def do_GET(self):
-                  if self.path == "/slow":
-                      time.sleep(3)
                   self.send_response(200)
                   self.end_headers()
+                  if self.path == "/slow":
+                      time.sleep(8)
                   self.wfile.write(b"api-" + os.environ["NOMAD_ALLOC_INDEX"].encode())
 
-          ThreadingHTTPServer(("127.0.0.1", 9001), Api).serve_forever()
+          # Nomad's SIGINT: nothing new, and what has begun is answered.
+          server = ThreadingHTTPServer(("127.0.0.1", 9001), Api)
+          server.daemon_threads = False
+          signal.signal(signal.SIGINT, lambda *_: threading.Thread(target=server.shutdown).start())
+          server.serve_forever()
+          server.server_close()
         EOT
       }
 

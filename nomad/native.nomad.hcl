@@ -8,6 +8,12 @@ variable "aralez" {
   default     = "/usr/local/bin/aralez"
 }
 
+variable "acl" {
+  description = "Whether Consul has ACLs: the token of the service's identity is used, which Nomad leaves in the task."
+  type        = bool
+  default     = false
+}
+
 job "native" {
   group "edge" {
     network {
@@ -54,6 +60,7 @@ job "native" {
           consul:
             servers: ["http://127.0.0.1:8500"]
             service: edge
+            ${var.acl ? "token_file: ../secrets/si_token" : ""}
           upstreams:
             api.example:
               paths:

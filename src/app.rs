@@ -195,7 +195,13 @@ where
         let outlets = tokio::spawn(outlets::run(subscriber.clone(), telemetry.clone(), outside.scrape_path, end.alone.clone()));
         tokio::spawn(reconciler.with_tracing(tracing_defaults()).run(publisher, end.stop.clone()));
         let (snapshots, bindings) = (subscriber.clone(), data.bindings.clone());
-        let missing = move || [snapshots.status().missing.clone(), bindings.pending()].concat();
+        // A start does not wait for what single routes lack; a take-over does, since the running process may have it.
+        let waits_for_all = standing.is_taking_over();
+        let missing = move || {
+            let status = snapshots.status();
+            let unserved = if waits_for_all { status.unserved.clone() } else { Vec::new() };
+            [status.missing.clone(), unserved, bindings.pending()].concat()
+        };
         let around = Around {
             reloads: reload_wishes,
             snapshots: subscriber.clone(),

@@ -1,4 +1,4 @@
-# What the mesh says of its services: both speak HTTP, and only `web` may call `api`.
+# What the mesh says of its services: both speak HTTP. Who may call whom is said by `consul intention create`.
 # Applied at the start of a server (or of `consul agent -dev`), see config_entries in Consul's documentation.
 config_entries {
   bootstrap = [
@@ -11,20 +11,6 @@ config_entries {
       kind     = "service-defaults"
       name     = "api"
       protocol = "http"
-    },
-    {
-      kind = "service-intentions"
-      name = "api"
-      sources = [
-        {
-          name   = "web"
-          action = "allow"
-        },
-        {
-          name   = "*"
-          action = "deny"
-        },
-      ]
     },
   ]
 }

@@ -206,6 +206,32 @@ pub fn debian(release: &str, packages: &[&str]) -> Result<PathBuf> {
     })
 }
 
+/// A folder with Docker's programs, `dockerd`, `docker` and what they start: taken out of Debian's packages, which are not installed. They need `runc`.
+///
+/// # Errors
+/// When they cannot be fetched.
+pub fn docker() -> Result<PathBuf> {
+    const NEEDS: &str = "Debian's apt-get and dpkg, after `apt-get update`";
+    once("docker", "programs", "62 MB to fetch", |folder| {
+        let scratch = tempfile::tempdir()?;
+        run(Command::new("apt-get").args(["download", "--quiet", "docker.io", "containerd"]).current_dir(scratch.path()), NEEDS)?;
+        let packages: Vec<_> = fs::read_dir(scratch.path())?.collect::<Result<_, _>>()?;
+        for package in packages {
+            run(Command::new("dpkg").arg("--extract").arg(package.path()).arg(scratch.path()), NEEDS)?;
+        }
+        fs::create_dir_all(folder)?;
+        for place in ["usr/bin", "usr/sbin"] {
+            for program in fs::read_dir(scratch.path().join(place))? {
+                let program = program?;
+                if program.path().is_file() {
+                    fs::copy(program.path(), folder.join(program.file_name()))?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
 /// Builds `package` of the wrapper module `tools/<module>`.
 fn go_build(module: &str, program: &str, package: &str, duration: &str) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(module);

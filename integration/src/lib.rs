@@ -7,6 +7,7 @@
 //! when its handle is dropped; a child's log is printed when the test that owns it panics ([`process`]).
 
 pub mod apps;
+pub mod book;
 pub mod certs;
 pub mod chromium;
 pub mod clients;

@@ -1,5 +1,7 @@
 //! A network of its own for a test: any port is free there, and nothing from outside comes in.
 
+use std::env;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -7,6 +9,28 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Set for the test program that [`again`] started.
+const INSIDE: &str = "ARALEZ_TEST_INSIDE";
+
+/// Whether this is the test program that [`again`] started.
+pub fn is_inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
+/// Starts the calling test program once more, for its test called `name` alone, as the first process of network, mount and process namespaces of its
+/// own: what it starts, mounts and makes there ends with it, and it ends with the caller, whatever becomes of that. Needs root and util-linux.
+///
+/// # Errors
+/// When the test fails there, or the operating system refuses.
+pub fn again(name: &str, variables: &[(&str, &OsStr)]) -> Result<()> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.arg(env::current_exe()?).args(["--exact", name, "--nocapture"]).env(INSIDE, "1").envs(variables.iter().copied());
+    let status = command.status().context("start setpriv (`apt-get install util-linux`)")?;
+    ensure!(status.success(), "{name} inside its namespaces, which need root: {status}");
+    Ok(())
+}
 
 /// A network namespace with a loopback device. Needs root and iproute2. Removed when dropped.
 #[derive(Debug)]

@@ -73,7 +73,7 @@ _aralez() {
             return 0
             ;;
         aralez__subcmd__check)
-            opts="-c -h --conf --diff --format --timeout-seconds --sidecar-for --proxy-id --http-addr --token --token-file --ca-file --ca-path --client-cert --client-key --tls-server-name --namespace --partition --default-intention-policy --help"
+            opts="-c -h --conf --diff --cluster --format --timeout-seconds --sidecar-for --proxy-id --http-addr --token --token-file --ca-file --ca-path --client-cert --client-key --tls-server-name --namespace --partition --default-intention-policy --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -51,7 +51,7 @@ complete -c aralez -n "__fish_aralez_using_subcommand check" -s c -l conf -d 'A 
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l diff -d 'Say what a reload of the one file would change: of the process that serves it, by its configuration API; or of another main.yaml' -r -F
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l format -d 'How to print what is found' -r -f -a "text\t''
 json\t''"
-complete -c aralez -n "__fish_aralez_using_subcommand check" -l timeout-seconds -d 'How long to wait for the agent in all' -r
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l timeout-seconds -d 'How long to wait for the agent, or the cluster, in all' -r
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l sidecar-for -d 'Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l proxy-id -d 'Be the proxy with this id; wins over -sidecar-for [env: CONNECT_PROXY_ID]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l http-addr -d 'The agent: host:port, http://…, https://… or unix://PATH [default: 127.0.0.1:8500] [env: CONSUL_HTTP_ADDR]' -r
@@ -66,6 +66,7 @@ complete -c aralez -n "__fish_aralez_using_subcommand check" -l namespace -d 'Na
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l partition -d 'Admin partition of the service, Consul Enterprise [env: CONSUL_PARTITION]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand check" -l default-intention-policy -d 'What callers may do that no intention names, for agents that cannot tell; unset, they are then denied' -r -f -a "allow\t''
 deny\t''"
+complete -c aralez -n "__fish_aralez_using_subcommand check" -l cluster -d 'Ask the cluster of Kubernetes that the one file\'s routes name: rights that lack, Ingresses and Services that cannot be used'
 complete -c aralez -n "__fish_aralez_using_subcommand check" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand schema" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l sidecar-for -d 'Be the proxy registered for this service instance, by its id [env: CONNECT_SIDECAR_FOR]' -r

@@ -40,7 +40,8 @@ pub(super) async fn ready(State(state): State<AdminState>) -> Response {
 
 /// Everything that is missing before it is ready, in words.
 pub(super) fn missing(state: &AdminState) -> Vec<String> {
-    let mut missing = state.snapshots.status().missing.clone();
+    let status = state.snapshots.status();
+    let mut missing = [status.missing.as_slice(), &status.unserved].concat();
     missing.extend(expired(&state.snapshots.current(), unix_now()));
     missing.extend((state.pending)());
     if state.draining.load(Ordering::Relaxed) {

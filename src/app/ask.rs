@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`Failure::Running`] when it cannot be asked.
 pub(super) fn status(StatusOptions { admin, json }: StatusOptions) -> Result<ExitCode, Failure> {
-    let status = running(async { Status::of(&Running::at(admin)?).await })?;
+    let status = running(async { read::<Status>(Running::at(admin)?.get("/status.json").await?).await })?;
     let text = if json { serde_json::to_string_pretty(&status).context("it has no JSON form")? } else { status.to_string() };
     writeln!(io::stdout(), "{text}").context("cannot write")?;
     Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -44,12 +44,12 @@ pub(super) fn wait(admin: SocketAddr, patience: Duration) -> Result<ExitCode, Fa
     running(async {
         let (running, end) = (Running::at(admin)?, Instant::now() + patience);
         loop {
-            let status = Status::of(&running).await;
-            if matches!(&status, Ok(status) if status.ready) {
+            let missing = running.missing().await;
+            if matches!(&missing, Ok(missing) if missing.is_empty()) {
                 return Ok(ExitCode::SUCCESS);
             }
             if Instant::now() >= end {
-                let missing = status?.missing.join(", ");
+                let missing = missing?.join(", ");
                 return Err(anyhow!("not ready within {patience:?}: it lacks {missing}"));
             }
             sleep(LOOK).await;
@@ -90,6 +90,12 @@ impl Running {
         self.ask(Method::GET, path).await
     }
 
+    /// What it lacks before it is ready.
+    async fn missing(&self) -> anyhow::Result<Vec<String>> {
+        let answer = self.get("/ready").await?;
+        if answer.status() == StatusCode::OK { Ok(Vec::new()) } else { Ok(read::<NotReady>(answer).await?.missing) }
+    }
+
     async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Response> {
         let answer = self.http.request(method, format!("http://{}{path}", self.admin)).send().await;
         let advice = || format!("cannot ask the admin API at {}; is it running, and is this its -admin-bind?", self.admin);
@@ -102,16 +108,18 @@ async fn read<T: DeserializeOwned>(answer: Response) -> anyhow::Result<T> {
     serde_json::from_slice(&answer.bytes().await?).map_err(|_| anyhow!("answered {status} with something else than its JSON"))
 }
 
-/// How a running one does.
-#[derive(Debug, Serialize)]
+/// What is printed of `GET /status.json`.
+#[derive(Debug, Deserialize, Serialize)]
 struct Status {
     ready: bool,
     /// What it lacks before it is ready.
     missing: Vec<String>,
     listeners: Vec<Listener>,
+    /// What it follows.
+    watches: Vec<Watch>,
+    configuration: Configuration,
 }
 
-/// A line of `GET /listeners`.
 #[derive(Debug, Deserialize, Serialize)]
 struct Listener {
     name: String,
@@ -119,19 +127,32 @@ struct Listener {
     protocol: String,
 }
 
+#[derive(Debug, Deserialize, Serialize)]
+struct Watch {
+    name: String,
+    last_success: Option<String>,
+    last_error: Option<String>,
+    failures: u32,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Configuration {
+    /// What of it cannot be used.
+    problems: Vec<Problem>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Problem {
+    sidecar: String,
+    path: String,
+    why: String,
+    advice: String,
+}
+
 /// The answer 503 of `GET /ready`.
 #[derive(Deserialize)]
 struct NotReady {
     missing: Vec<String>,
-}
-
-impl Status {
-    async fn of(running: &Running) -> anyhow::Result<Self> {
-        let answer = running.get("/ready").await?;
-        let ready = answer.status() == StatusCode::OK;
-        let missing = if ready { Vec::new() } else { read::<NotReady>(answer).await?.missing };
-        Ok(Self { ready, missing, listeners: read(running.get("/listeners").await?).await? })
-    }
 }
 
 impl fmt::Display for Status {
@@ -145,6 +166,25 @@ impl fmt::Display for Status {
         for listener in &self.listeners {
             write!(f, "\n  listener {:name$}  {:address$}  {}", listener.name, listener.address, listener.protocol)?;
         }
+        let name = self.watches.iter().map(|watch| watch.name.len()).max().unwrap_or_default();
+        for watch in &self.watches {
+            write!(f, "\n  watch    {:name$}  {watch}", watch.name)?;
+        }
+        for Problem { sidecar, path, why, advice } in &self.configuration.problems {
+            write!(f, "\n  problem  {sidecar}: {path}: {why}; {advice}")?;
+        }
         Ok(())
+    }
+}
+
+/// How it is doing.
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.last_error, &self.last_success) {
+            (Some(why), _) if self.failures > 0 => write!(f, "failing ({} in a row): {why}", self.failures),
+            (Some(why), _) => write!(f, "unusable: {why}"),
+            (None, Some(_)) => f.write_str("answers"),
+            (None, None) => f.write_str("waiting"),
+        }
     }
 }

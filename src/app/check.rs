@@ -4,18 +4,28 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use tokio::{runtime::Builder, time::timeout};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
 
 use super::{Failure, ingress};
 use crate::{
     cli::{CheckOptions, Checked, SchemaOf},
-    config::{self, changes, main_file::MainFile},
+    config::{
+        self, changes,
+        kubernetes::ClusterConfig,
+        main_file::MainFile,
+        upstreams::{self, Upstreams},
+    },
     control::{
         consul::{self, Client},
         ingress::{certificates, running},
+        kubernetes::survey::{survey, way},
     },
     model::{
         finding::{Finding, Report},
@@ -27,19 +37,19 @@ use crate::{
 
 /// `aralez check`: what stands on standard output, what does not on standard error; as JSON, all on standard output.
 ///
-/// Exit code 2 for files that cannot be used, 1 for a sidecar that would not work.
+/// Exit code 2 for files that cannot be used, 1 for a sidecar, or routes of a cluster, that would not work.
 pub(super) fn run(CheckOptions { checked, json }: CheckOptions) -> Result<ExitCode, Failure> {
     // What is found is told once, and not by the log too.
     telemetry::log::install(Level::Off, false, false).context("cannot set up the log")?;
     let (report, failed) = match checked {
         Checked::Files(files) => (self::files(&files).1, 2),
         Checked::Changes { conf, with } => (compared(&conf, with.as_deref())?, 2),
+        Checked::Cluster { conf, timeout } => surveyed(&conf, timeout)?,
         Checked::Sidecar { selector, agent, default_policy, timeout: patience } => {
             let client = Client::new(*agent).map_err(|problem| Failure::Configuration(problem.into()))?;
             let mut report = Report::default();
             let survey = consul::survey(&client, &selector, default_policy, &mut report);
-            let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;
-            if runtime.block_on(async { timeout(patience, survey).await }).is_err() {
+            if runtime()?.block_on(async { timeout(patience, survey).await }).is_err() {
                 let why = format!("the agent did not answer everything within {patience:?}");
                 report.error("agent", why, "the rest is not checked; -timeout-seconds gives it longer");
             }
@@ -69,7 +79,11 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
 fn files(files: &[PathBuf]) -> (Vec<MainFile>, Report) {
     let (mains, mut faults) = config::check::check(files.iter().map(PathBuf::as_path));
     faults.0.extend(mains.iter().filter_map(|main| ingress::api::check(main).err()).flat_map(|faults| faults.0));
-    let warnings = mains.iter().flat_map(passed_over).map(Finding::warning);
+    let warnings = mains.iter().flat_map(|main| {
+        let cluster = upstreams::load(main).ok().and_then(|routes| routes.kubernetes).map(|kubernetes| kubernetes.cluster);
+        passed_over(main, cluster.as_ref()).into_iter().chain(no_way(main, cluster.as_ref()))
+    });
+    let warnings = warnings.map(Finding::warning);
     let findings = warnings.chain(faults.0.iter().map(|fault| Finding::error(fault.into()))).collect();
     (mains, Report { facts: Vec::new(), findings })
 }
@@ -89,22 +103,52 @@ fn compared(conf: &Path, with: Option<&Path>) -> Result<Report, Failure> {
             let main = changes::of_main(with, conf).map_err(wrong)?;
             main.into_iter().chain(routes).chain(certificates).collect()
         }
-        None => {
-            let runtime = Builder::new_current_thread().enable_all().build().context("cannot start")?;
-            changes::between(&runtime.block_on(running::shown(&main.api))?, &new)
-        }
+        None => changes::between(&runtime()?.block_on(running::shown(&main.api))?, &new),
     };
     report.facts = if changes.is_empty() { vec!["nothing would change".to_owned()] } else { changes };
     Ok(report)
 }
 
+/// What is wrong with a file and, where nothing is, with what it makes of its cluster; and the exit code if anything is.
+fn surveyed(conf: &Path, patience: Duration) -> Result<(Report, u8), Failure> {
+    let (mains, mut report) = files(&[conf.to_owned()]);
+    let (Some(main), true) = (mains.first(), report.is_fine()) else { return Ok((report, 2)) };
+    let Upstreams { routing, kubernetes, .. } = upstreams::load(main).map_err(|faults| Failure::Configuration(faults.into()))?;
+    let Some(kubernetes) = kubernetes else {
+        report.error(
+            conf.display().to_string(),
+            "its routes name no cluster of Kubernetes",
+            "leave out -cluster, or write provider: kubernetes",
+        );
+        return Ok((report, 2));
+    };
+    runtime()?.block_on(survey(kubernetes, &routing, patience, &mut report));
+    Ok((report, 1))
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build().context("cannot start")
+}
+
+/// That the cluster cannot be asked from here: a start waits until it can.
+fn no_way(main: &MainFile, cluster: Option<&ClusterConfig>) -> Option<Unusable> {
+    let why = runtime().ok()?.block_on(way(&cluster?.access)).err()?;
+    Some(Unusable {
+        path: main.upstreams.display().to_string(),
+        why: format!("from here the cluster of Kubernetes cannot be asked: {why}"),
+        advice: "a start waits until it can".to_owned(),
+    })
+}
+
 /// Certificates that a start would do without. That there is no folder at all is a fault, and told as one.
-fn passed_over(main: &MainFile) -> Vec<Unusable> {
+fn passed_over(main: &MainFile, cluster: Option<&ClusterConfig>) -> Vec<Unusable> {
     let Some(folder) = main.certificates.as_ref().filter(|folder| main.listeners.tls.is_some() && folder.is_dir()) else {
         return Vec::new();
     };
     let (found, mut problems) = certificates::load(folder, &Certificates::default());
-    if found.pairs.is_empty() && main.acme.is_none() {
+    // They may come from ACME or of Ingresses.
+    let others = main.acme.is_some() || cluster.is_some_and(|cluster| cluster.ingresses.is_some());
+    if found.pairs.is_empty() && !others {
         problems.push(Unusable {
             path: folder.display().to_string(),
             why: "no certificate in it can be shown, so that nobody can connect to proxy_address_tls".to_owned(),

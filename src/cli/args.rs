@@ -106,10 +106,13 @@ pub(super) struct Check {
     /// Say what a reload of the one file would change: of the process that serves it, by its configuration API; or of another main.yaml
     #[arg(long, value_name = "MAIN.YAML", num_args = 0..=1, require_equals = true, conflicts_with_all = ["sidecar_for", "proxy_id"])]
     pub(super) diff: Option<Option<PathBuf>>,
+    /// Ask the cluster of Kubernetes that the one file's routes name: rights that lack, Ingresses and Services that cannot be used
+    #[arg(long, conflicts_with_all = ["sidecar_for", "proxy_id", "diff"])]
+    pub(super) cluster: bool,
     /// How to print what is found
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub(super) format: Format,
-    /// How long to wait for the agent in all
+    /// How long to wait for the agent, or the cluster, in all
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     pub(super) timeout_seconds: u32,
     #[command(flatten)]

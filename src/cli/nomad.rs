@@ -4,7 +4,7 @@
 //! secrets folder of every sidecar task, whatever its driver; a token lies beside it if Consul has ACLs.
 
 use std::{
-    fs,
+    fs::{self, File},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -37,8 +37,8 @@ pub(super) fn complete(agent: &mut AgentConfig, bootstrap: Option<&Bootstrap>, e
         return;
     }
     if agent.token.is_none() && agent.token_file.is_none() {
-        // The file is the better of the two: it is read anew.
-        agent.token_file = secrets(env).map(|folder| folder.join("si_token")).filter(|file| file.exists());
+        // The file is the better of the two: it is read anew. Nomad leaves it to root, which in a container we are not.
+        agent.token_file = secrets(env).map(|folder| folder.join("si_token")).filter(|file| File::open(file).is_ok());
         agent.token = bootstrap.and_then(|bootstrap| bootstrap.token.clone());
     }
     agent.namespace = agent.namespace.take().or_else(|| bootstrap?.namespace.clone());

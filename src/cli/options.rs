@@ -96,6 +96,13 @@ pub enum Checked {
         /// The `main.yaml` to compare with; `None` is the process that serves the file.
         with: Option<PathBuf>,
     },
+    /// One `main.yaml`, and the cluster of Kubernetes that its routes name.
+    Cluster {
+        /// The file.
+        conf: PathBuf,
+        /// How long the cluster may take in all.
+        timeout: Duration,
+    },
     /// What a sidecar would meet at its agent.
     Sidecar {
         /// The sidecar.

@@ -15,7 +15,7 @@ use crate::model::jwt::{KeyPlace, KeySet, RemoteKeys, Trust};
 /// The largest key set that is read, bytes.
 const LARGEST: usize = 1 << 20;
 
-/// How often a file is looked at.
+/// How often a file with keys is looked at.
 const LOOK: Duration = Duration::from_secs(3);
 
 /// Tokens that no key fits lead to one fetch in this time, however many there are.

@@ -195,7 +195,7 @@ impl Reconciler {
             publisher.publish(compiled.snapshot);
         }
         // After the snapshot: who sees "nothing is missing" must find it there.
-        publisher.report(Status { missing: compiled.missing });
+        publisher.report(Status { missing: compiled.missing, unserved: compiled.unserved });
         for done in self.marks.drain(..) {
             // Whoever no longer waits does not need to know.
             let _ = done.send(publisher.current().generation);

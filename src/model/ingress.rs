@@ -105,10 +105,20 @@ pub struct IngressRoute {
     /// Name (`shop.example/api`), rewrite, timeouts, retries, header edits, hashing and legs, as routes of the mesh have them. Its path test is
     /// the configured prefix, which rewriting needs; which route takes a request was decided by [`Hosts`].
     pub route: Route,
+    /// The routes of the service in the mesh that it leads to, joined with `route`, in order: the first that takes the request, its path rewritten as
+    /// `route` says, decides. Empty where `route` says all.
+    pub further: Vec<Route>,
     /// What becomes of a request that passed the filters.
     pub action: Action,
     /// What a request must pass.
     pub filters: Arc<Filters>,
+}
+
+impl IngressRoute {
+    /// Those that say where requests go: [`IngressRoute::further`], or `route` alone.
+    pub fn routes(&self) -> &[Route] {
+        if self.further.is_empty() { std::slice::from_ref(&self.route) } else { &self.further }
+    }
 }
 
 /// The listeners of the process and what is theirs alone: the checked form of `main.yaml`, read once at the start.

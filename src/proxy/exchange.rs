@@ -49,10 +49,19 @@ pub struct Chosen {
     pub endpoint: Arc<Endpoint>,
 }
 
+/// The place of a route among those of a listener.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    /// Its own, or on an ingress listener that of the host's path.
+    pub route: usize,
+    /// On an ingress listener its place among [`IngressRoute::routes`]; elsewhere 0.
+    pub further: usize,
+}
+
 /// Where a request goes, decided once: places in the routes of the pinned listener.
 #[derive(Clone, Copy, Debug, Default)]
 struct Routed {
-    route: usize,
+    place: Place,
     leg: usize,
     /// What policies that hash choose by.
     hash: Option<u64>,
@@ -167,13 +176,13 @@ impl Exchange {
         let Role::Upstream(upstream) = &live.listener.role else { return Ok(()) };
         let first = || upstream.routes.routes.first().map(|route| (0, route));
         let (place, route) = request.map_or_else(first, |request| upstream.routes.route(request)).ok_or(Refusal::NoRoute)?;
-        self.take(live, place, route, request);
+        self.take(live, Place { route: place, further: 0 }, route, request);
         self.has_endpoint(live)
     }
 
     /// Notes the route at `place`, draws one of its legs by weight, and finds what the request is hashed by and whom its sticky cookie names.
-    pub fn take(&mut self, live: &Live, place: usize, route: &Route, request: Option<&RequestView<'_>>) {
-        let mut routed = Routed { route: place, leg: route.leg(fastrand::u32(..)), ..Routed::default() };
+    pub fn take(&mut self, live: &Live, place: Place, route: &Route, request: Option<&RequestView<'_>>) {
+        let mut routed = Routed { place, leg: route.leg(fastrand::u32(..)), ..Routed::default() };
         let leg = route.legs.get(routed.leg);
         if let Some(request) = request {
             if !route.hash.is_empty() {
@@ -201,10 +210,10 @@ impl Exchange {
 
     /// The route and the leg that were taken; `None` on the inbound side of the mesh.
     pub fn taken<'a>(&self, live: &'a Live) -> Option<(&'a Route, &'a Leg)> {
-        let Routed { route, leg, .. } = self.routed?;
+        let Routed { place: Place { route, further }, leg, .. } = self.routed?;
         let route = match &live.listener.role {
             Role::Upstream(upstream) => upstream.routes.routes.get(route)?,
-            Role::Ingress(ingress) => &ingress.routing.routes.get(route)?.route,
+            Role::Ingress(ingress) => ingress.routing.routes.get(route)?.routes().get(further)?,
             Role::Inbound(_) | Role::Exposed(_) => return None,
         };
         Some((route, route.legs.get(leg)?))
@@ -213,7 +222,7 @@ impl Exchange {
     /// The route that was taken on an ingress listener.
     pub fn ingress_route<'a>(&self, live: &'a Live) -> Option<&'a IngressRoute> {
         let Role::Ingress(ingress) = &live.listener.role else { return None };
-        ingress.routing.routes.get(self.routed?.route)
+        ingress.routing.routes.get(self.routed?.place.route)
     }
 
     /// authorize: on the inbound side, whether the intentions let the peer (with this request) through; on the outbound side the far sidecar decides,
@@ -315,7 +324,7 @@ impl Exchange {
     pub fn ended(&mut self, outcome: Outcome, why: Option<Refusal>, idempotent: bool, replayable: bool, reused: bool) -> bool {
         let (Some(live), Some(chosen)) = (self.live.clone(), self.chosen.clone()) else { return false };
         if let Some(cluster) = &chosen.cluster {
-            cluster.report(chosen.place, outcome);
+            cluster.report(chosen.place, outcome).into_iter().for_each(|cause| live.metrics.ejected(cause.as_str()));
         }
         if let Some(why) = why {
             self.refusal = Some(why);

@@ -293,9 +293,9 @@ impl ProxyHttp for Sidecar {
         }
         if let Some(live) = &exchange.live
             && let Some((route, _)) = exchange.taken(live)
-            && let Some(path) = match live.listener.role {
-                Role::Ingress(_) => ingress::rewritten(route, request.uri.path()),
-                _ => route.rewritten(request.uri.path()),
+            && let Some(path) = match exchange.ingress_route(live) {
+                Some(own) => ingress::sent_on(own, route, request.uri.path()),
+                None => route.rewritten(request.uri.path()),
             }
         {
             let query = request.uri.query().map(|query| format!("?{query}")).unwrap_or_default();

@@ -7,7 +7,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
-    exchange::Exchange,
+    exchange::{Exchange, Place},
     filter::{
         address,
         auth::{Asking, Authenticator},
@@ -30,7 +30,7 @@ use crate::model::{
         hosts::NORMALIZATION,
     },
     jwt::Tokens as _,
-    matching::TextMatch,
+    matching::{RequestView, TextMatch},
     path::{EscapedSlashes, Normalization},
     route::Route,
 };
@@ -125,7 +125,8 @@ pub async fn admit(session: &mut Session, exchange: &mut Exchange, live: &Live, 
     let place = paths.find(view.path).ok_or(Refusal::NoRoute)?;
     refuse_hidden_route(paths, view.path, place)?;
     let route = ingress.routing.routes.get(place).ok_or(Refusal::NoRoute)?;
-    exchange.take(live, place, &route.route, Some(&view));
+    let (further, taken) = taken(route, &view).ok_or(Refusal::NoRoute)?;
+    exchange.take(live, Place { route: place, further }, taken, Some(&view));
     exchange.lap(Step::Route);
     filter(session, exchange, side, ingress, route).await?;
     match &route.action {
@@ -216,9 +217,26 @@ pub fn finish(request: &RequestHeader, head: &mut ResponseHeader, exchange: &Exc
     exchange.filtered.standing.map_or(Ok(()), |standing| standing.tell(head))
 }
 
+/// The first route that takes a request of a path, with its place: on its path as the service sees it.
+fn taken<'a>(route: &'a IngressRoute, view: &RequestView<'_>) -> Option<(usize, &'a Route)> {
+    if route.further.is_empty() {
+        return Some((0, &route.route));
+    }
+    let path = rewritten(&route.route, view.path);
+    let seen = RequestView { path: path.as_deref().unwrap_or(view.path), ..*view };
+    route.further.iter().enumerate().find(|(_, further)| further.matches.is_match(&seen))
+}
+
+/// The path that is sent on by a route, and what the one among its [`IngressRoute::further`] that was taken makes of it; none where it stays.
+pub fn sent_on(route: &IngressRoute, taken: &Route, path: &str) -> Option<String> {
+    let own = rewritten(&route.route, path);
+    let further = if route.further.is_empty() { None } else { taken.rewritten(own.as_deref().unwrap_or(path)) };
+    further.or(own)
+}
+
 /// The path that a server of a rewriting route sees: the route's prefix is replaced at its `/` boundary. It begins with one slash: with two a server
 /// might take what follows for a host.
-pub fn rewritten(route: &Route, path: &str) -> Option<String> {
+fn rewritten(route: &Route, path: &str) -> Option<String> {
     let rewrite = route.rewrite.as_deref()?;
     let prefix = match route.matches.path.as_ref().map(|path| &path.text) {
         Some(TextMatch::Prefix(prefix)) => prefix.trim_end_matches('/'),

@@ -46,6 +46,10 @@ use crate::{
 
 /// How long a client may keep an idle connection. Peers' pools give up earlier (50 s), so that they rarely meet a closed one.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long a client may take for the head of an HTTP/1 request, from its first byte on.
+const HEAD: Duration = Duration::from_secs(30);
+/// How long an HTTP/2 connection may have no request in flight; a head that never ends is none.
+const HTTP2_IDLE: Duration = Duration::from_secs(300);
 /// How long requests in flight on an HTTP/2 connection may go on after its peer was denied; its new requests are refused at once.
 const DENIED_GRACE: Duration = Duration::from_secs(1);
 
@@ -60,7 +64,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { head: Duration::from_secs(30), http2_idle: Duration::from_secs(300) }
+        Self { head: HEAD, http2_idle: HTTP2_IDLE }
     }
 }
 

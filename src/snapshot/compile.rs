@@ -36,11 +36,14 @@ pub struct Compiled {
     /// What has not arrived yet, for example `web-sidecar-proxy: leaf`. A sidecar starts nothing before all of its parts are there;
     /// one that has started keeps what it has.
     pub missing: Vec<String>,
+    /// What single routes of the reverse proxy lack: they answer 503, and the others serve.
+    pub unserved: Vec<String>,
 }
 
 /// Compiles the inputs into the snapshot after `last`. Parts that did not change keep their `Arc`.
 pub fn compile(inputs: &Inputs, last: &Snapshot) -> Compiled {
-    let mut out = Compiled { snapshot: Snapshot { generation: last.generation + 1, ..Snapshot::default() }, missing: Vec::new() };
+    let snapshot = Snapshot { generation: last.generation + 1, ..Snapshot::default() };
+    let mut out = Compiled { snapshot, missing: Vec::new(), unserved: Vec::new() };
     for (id, sidecar) in &inputs.sidecars {
         Sidecar { id, last, tracing: &inputs.tracing, out: &mut out }.compile(sidecar);
     }

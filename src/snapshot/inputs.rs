@@ -48,6 +48,8 @@ pub struct IngressInputs {
     pub services: PoolServices,
     /// Who we are in the mesh.
     pub credentials: Credentials,
+    /// What else is awaited before it is ready.
+    pub awaited: Vec<String>,
     /// What is wrong beside the parts above, by source: a file that was not taken, a name that does not resolve.
     pub problems: BTreeMap<Arc<str>, Vec<Unusable>>,
 }

@@ -13,6 +13,8 @@ use super::Snapshot;
 pub struct Status {
     /// Names of what has not arrived yet, for example `web-sidecar-proxy: leaf`.
     pub missing: Vec<String>,
+    /// What single routes still lack, for example `ingress: leaf of edge`: they answer 503, and the others serve.
+    pub unserved: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub struct Subscriber {
 
 /// A publisher and a first subscriber. The first snapshot is empty, with generation 0, and nothing is ready.
 pub fn channel() -> (Publisher, Subscriber) {
-    let waiting = Status { missing: vec!["first snapshot".to_owned()] };
+    let waiting = Status { missing: vec!["first snapshot".to_owned()], unserved: Vec::new() };
     let shared = Arc::new(Shared { current: ArcSwap::default(), status: ArcSwap::from_pointee(waiting) });
     let (sender, receiver) = watch::channel(0);
     (Publisher { shared: shared.clone(), changed: sender }, Subscriber { shared, changed: receiver })

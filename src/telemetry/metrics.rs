@@ -3,6 +3,7 @@
 //! A registry of our own, so that several instances (tests, an embedding program) never share a counter. What belongs to one
 //! listener is counted by its [`ListenerMetrics`] and disappears with the listener.
 
+mod catalog;
 mod envoy;
 mod grown;
 mod listener;
@@ -22,18 +23,19 @@ use std::{
 
 use parking_lot::Mutex;
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
     core::{Collector, MetricVec, MetricVecBuilder},
     proto::{LabelPair, MetricFamily},
 };
 
+use self::{catalog::Catalog, openmetrics::Exemplars, pulled::Pulled};
 pub use self::{
+    catalog::Family,
     listener::{Hits, ListenerMetrics, RequestInFlight, Totals},
     openmetrics::Format,
     reloads::{Reload, ReloadOf, Reloaded, Reloads},
     scope::Scope,
 };
-use self::{openmetrics::Exemplars, pulled::Pulled};
 use crate::model::listener::{Listener, ListenerKey};
 
 /// Upper bounds of the request duration's buckets, in seconds.
@@ -45,7 +47,7 @@ const LISTENER: &str = "listener";
 /// All metrics of a process. Shared behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
-    registry: Registry,
+    catalog: Catalog,
     /// Whether Envoy's series are shown beside ours.
     envoy: AtomicBool,
     families: Arc<Families>,
@@ -67,40 +69,40 @@ impl Metrics {
     /// # Errors
     /// [`prometheus::Error`] if a name is taken twice or not valid: a mistake in this file.
     pub fn new() -> prometheus::Result<Self> {
-        let registry = Registry::new();
-        let build = IntGaugeVec::new(Opts::new("aralez_build_info", "Always 1; the version is in the label"), &["version"])?;
+        let catalog = Catalog::default();
+        let build = IntGaugeVec::new(Opts::new("aralez_build_info", "Always 1; the version of the program is in the label"), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        registry.register(Box::new(build))?;
+        catalog.register(build)?;
         #[cfg(target_os = "linux")]
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let metrics = Self {
-            families: Arc::new(Families::new(&registry)?),
-            leaf_expiry: registered(
-                &registry,
-                Pulled::new("aralez_leaf_expiry_timestamp_seconds", "When the leaf in use expires", "sidecar")?,
+        catalog.register(prometheus::process_collector::ProcessCollector::for_self())?;
+        let pulled = |name: &str, help: &str, label: &str| catalog.registered(Pulled::new(name, help, label)?);
+        Ok(Self {
+            families: Arc::new(Families::new(&catalog)?),
+            leaf_expiry: pulled("aralez_leaf_expiry_timestamp_seconds", "When the leaf in use expires", "sidecar")?,
+            consul_last_success: pulled(
+                "aralez_consul_last_success_timestamp_seconds",
+                "When a watch was last answered by the agent",
+                "watch",
             )?,
-            consul_last_success: registered(
-                &registry,
-                Pulled::new("aralez_consul_last_success_timestamp_seconds", "When a watch was last answered by the agent", "watch")?,
-            )?,
-            watch_failures: registered(&registry, Pulled::new("aralez_watch_failures", "Failures in a row of each watch", "watch")?)?,
-            server_healthy: registered(
-                &registry,
-                Pulled::new("aralez_server_healthy", "1 if a server of a route passes its health checks, else 0", "server")?,
-            )?,
-            reloads: Reloads::new(&registry)?,
-            access_log_dropped: registered(
-                &registry,
-                IntCounter::new("aralez_access_log_dropped_total", "Access log lines dropped: the sink was too slow or failed")?,
-            )?,
-            spans_dropped: registered(
-                &registry,
-                IntCounter::new("aralez_trace_spans_dropped_total", "Spans dropped: the collector was too slow or failed")?,
-            )?,
+            watch_failures: pulled("aralez_watch_failures", "Failures in a row of each watch", "watch")?,
+            server_healthy: pulled("aralez_server_healthy", "1 if a server of a route passes its health checks, else 0", "server")?,
+            reloads: Reloads::new(&catalog)?,
+            access_log_dropped: catalog.registered(IntCounter::new(
+                "aralez_access_log_dropped_total",
+                "Access log lines dropped: the sink was too slow or failed",
+            )?)?,
+            spans_dropped: catalog
+                .registered(IntCounter::new("aralez_trace_spans_dropped_total", "Spans dropped: the collector was too slow or failed")?)?,
             envoy: AtomicBool::new(false),
-            registry,
-        };
-        Ok(metrics)
+            catalog,
+        })
+    }
+
+    /// Every family that is ever shown, but for Envoy's, in alphabetical order.
+    pub fn described(&self) -> Vec<Family> {
+        let mut all = self.catalog.families();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// The counters of a listener. While one with the same key is alive it is handed out again, so that a changed listener
@@ -167,7 +169,7 @@ impl Metrics {
 
     /// Every family, with Envoy's if they are wanted.
     fn gather(&self) -> Vec<MetricFamily> {
-        let mut all = self.registry.gather();
+        let mut all = self.catalog.gather();
         if self.envoy.load(Ordering::Relaxed) {
             all.extend(envoy::families(&all));
         }
@@ -199,11 +201,6 @@ fn seconds(at: SystemTime) -> f64 {
     at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
-}
-
 /// The families that listeners count in. Each has the labels [`LISTENER`] and `direction`, then its own.
 #[derive(Debug)]
 struct Families {
@@ -224,21 +221,22 @@ struct Families {
     decisions: IntCounterVec,
     endpoints: IntGaugeVec,
     retries: IntCounterVec,
+    ejections: IntCounterVec,
 }
 
 impl Families {
-    fn new(registry: &Registry) -> prometheus::Result<Self> {
+    fn new(catalog: &Catalog) -> prometheus::Result<Self> {
         let labels = |own: &[&'static str]| [&[LISTENER, "direction"], own].concat();
         let counter =
-            |name: &str, help: &str, own: &[&'static str]| registered(registry, IntCounterVec::new(Opts::new(name, help), &labels(own))?);
+            |name: &str, help: &str, own: &[&'static str]| catalog.registered(IntCounterVec::new(Opts::new(name, help), &labels(own))?);
         let gauge =
-            |name: &str, help: &str, own: &[&'static str]| registered(registry, IntGaugeVec::new(Opts::new(name, help), &labels(own))?);
+            |name: &str, help: &str, own: &[&'static str]| catalog.registered(IntGaugeVec::new(Opts::new(name, help), &labels(own))?);
         let duration = HistogramOpts::new(openmetrics::DURATION, "From the request's start to its end").buckets(DURATION_BUCKETS.to_vec());
         Ok(Self {
             live: Mutex::default(),
             info: gauge(
                 envoy::LISTENER_INFO,
-                "Always 1; destination is what an outbound listener was made for",
+                "Always 1, to join with; destination is what an outbound listener was made for",
                 &["protocol", "service", "destination", "datacenter"],
             )?,
             requests: counter(
@@ -246,7 +244,7 @@ impl Families {
                 "Finished HTTP requests; code_class none: no status was sent",
                 &["source", "destination", "code_class", "grpc_status", "flag"],
             )?,
-            request_duration: registered(registry, HistogramVec::new(duration, &labels(&["source", "destination"]))?)?,
+            request_duration: catalog.registered(HistogramVec::new(duration, &labels(&["source", "destination"]))?)?,
             tcp_connections: counter(
                 "aralez_tcp_connections_total",
                 "Finished TCP connections and how they ended",
@@ -258,14 +256,23 @@ impl Families {
             active_requests: gauge("aralez_requests_active", "HTTP requests in flight now", &[])?,
             grpc_requests: counter(
                 "aralez_grpc_requests_total",
-                "Finished gRPC calls by method, on listeners of protocol grpc",
+                "Finished gRPC calls by method, on listeners of protocol grpc; past 200 methods of a listener: other",
                 &["grpc_service", "grpc_method"],
             )?,
-            bytes: counter("aralez_bytes_total", "Body and stream bytes, as seen from the client's side", &["dir"])?,
+            bytes: counter("aralez_bytes_total", "Bytes of bodies and streams; dir is received from the client, or sent to it", &["dir"])?,
             tls_failures: counter("aralez_tls_failures_total", "Handshakes with clients that failed", &["reason"])?,
-            decisions: counter("aralez_intention_decisions_total", "Verdicts on callers", &["action", "reason", "decider"])?,
+            decisions: counter(
+                "aralez_intention_decisions_total",
+                "Verdicts on callers; decider is what decided in the words of the log, empty for allowed ones",
+                &["action", "reason", "decider"],
+            )?,
             endpoints: gauge("aralez_upstream_endpoints", "Endpoints known", &["state"])?,
             retries: counter("aralez_retries_total", "Requests tried again on another endpoint", &["outcome"])?,
+            ejections: counter(
+                "aralez_upstream_ejections_total",
+                "Endpoints left out by passive health, by tries of this listener",
+                &["cause"],
+            )?,
         })
     }
 
@@ -290,6 +297,7 @@ impl Families {
                 &self.tls_failures,
                 &self.decisions,
                 &self.retries,
+                &self.ejections,
                 &self.grpc_requests,
             ];
             counters.into_iter().for_each(|family| remove_series(family, &key));

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use super::record::{Flag, Record};
 
-/// How many are kept.
+/// How many refusals are kept.
 const KEPT: usize = 100;
 /// The most characters that are kept of what a client chose: method, host, path, and why its handshake failed.
 const LONGEST: usize = 200;

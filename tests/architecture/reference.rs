@@ -1,8 +1,13 @@
-//! The reference pages of the book, made of the types: flags of the command line, keys of the configuration files.
+//! The reference pages of the book, made of the types and sources: flags of the command line, keys of the configuration files, metrics, logs, limits.
+
+#[path = "reference/limits.rs"]
+mod limits;
+#[path = "reference/logs.rs"]
+mod logs;
 
 use std::fmt::Write as _;
 
-use aralez::{cli, config::schema};
+use aralez::{cli, config::schema, telemetry::metrics::Metrics};
 use serde_json::Value;
 
 const MADE: &str = "Made of the types by `cargo test --test architecture` with `WRITE_PAGES=1`.\n";
@@ -92,8 +97,23 @@ fn keys() -> String {
     page
 }
 
+fn metrics() -> String {
+    let mut page = format!(
+        "# Metrics\n\n{MADE}\n[Observability](../observability.md#metrics) tells where they are shown, what `listener` is, and which of Envoy's can be shown beside them.\n\n\
+         | metric | kind | labels | meaning |\n|---|---|---|---|\n"
+    );
+    for family in Metrics::new().unwrap().described() {
+        let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        writeln!(page, "| `{}` | {} | {} | {} |", family.name, family.kind, labels.join(", "), family.help).unwrap();
+    }
+    page
+}
+
 #[test]
 fn the_reference_is_what_the_types_say() {
     super::fresh("docs/reference/commands.md", &commands());
     super::fresh("docs/reference/keys.md", &keys());
+    super::fresh("docs/reference/metrics.md", &metrics());
+    super::fresh("docs/reference/limits.md", &limits::page(MADE));
+    super::fresh("docs/reference/logs.md", &logs::page(MADE));
 }

@@ -11,7 +11,8 @@ use crate::support::{
     sidecar::{Launch, aralez},
 };
 
-async fn ask(verb: &str, admin: &Address, more: &[&str]) -> (Option<i32>, String, String) {
+/// `aralez VERB -admin ADDRESS …`: exit code, standard output, standard error.
+pub async fn ask(verb: &str, admin: &Address, more: &[&str]) -> (Option<i32>, String, String) {
     let mut command = aralez();
     // Whoever runs in a container has one; it is not for the admin API.
     command.env("HTTP_PROXY", "http://127.0.0.1:1").args([verb, "-admin", &admin.to_string()]).args(more);
@@ -37,6 +38,7 @@ async fn status_says_what_is_missing_and_then_where_it_listens() {
     assert_eq!(code, Some(0), "{stdout}{stderr}");
     let public = format!("127.0.0.1:{}  http", sidecar.public_port);
     assert!(stdout.starts_with("ready\n") && stdout.contains(&public), "{stdout}");
+    assert!(stdout.lines().any(|line| line.starts_with("  watch    leaf web ") && line.ends_with("  answers")), "{stdout}");
     let (code, stdout, _) = ask("status", web.admin_address(), &["-format", "json"]).await;
     let status: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &status["ready"], &status["missing"]), (Some(0), &Value::Bool(true), &Value::Array(vec![])));

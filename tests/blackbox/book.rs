@@ -1,59 +1,121 @@
-//! The quick start of the book, run as it stands but for its ports.
+//! The commands of the book that need nothing but `aralez`, run as they stand; those that need a Consul agent are followed in `integration/tests/mesh/book.rs`.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::ensure;
-use aralez_integration::{apps::http_echo, clients, net::Address, ports::free_port, wait::eventually};
+use aralez_integration::{book::Terminals, process::Process};
 
-use crate::support::mesh::{RECOVERY, port};
-use crate::support::sidecar::{Launch, aralez};
+/// Longer than anything takes that is waited for, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
 
-/// The YAML files of the quick start: a mesh, `main.yaml`, `upstreams.yaml`.
-fn files() -> [String; 3] {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/quick-start.md")).unwrap();
-    let blocks = page.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
-    blocks.collect::<Vec<_>>().try_into().unwrap()
+async fn terminals() -> Terminals {
+    Terminals::open(&[("aralez", Path::new(env!("CARGO_BIN_EXE_aralez")))]).await.unwrap()
 }
 
-/// A text with other ports than its own.
-fn with_ports(text: &str, ports: &[(&str, u16)]) -> String {
-    ports.iter().fold(text.to_owned(), |text, (theirs, ours)| {
-        assert!(text.contains(theirs), "the quick start has no {theirs}");
-        text.replace(theirs, &theirs.replace(theirs.rsplit([':', ' ']).next().unwrap(), &ours.to_string()))
-    })
+/// Writes a file of the reverse proxy.
+fn write(terminals: &Terminals, name: &str, text: &str) {
+    fs::write(terminals.folder().join(name), text).unwrap();
 }
 
-async fn answers(at: &Address) {
-    let answer = eventually("the answer of the quick start", RECOVERY, async || {
-        let answer = clients::get(at, "/").await?;
-        ensure!(answer.status == 200, "{}", answer.status);
-        Ok(())
-    });
-    answer.await.unwrap();
+/// Starts the reverse proxy and waits until it is ready.
+async fn edge(terminals: &Terminals) -> Process {
+    let edge = terminals.serve("aralez -c main.yaml").unwrap();
+    terminals.run("aralez wait", 0).await.unwrap();
+    edge
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mesh_of_the_quick_start_runs() {
-    let [mesh, ..] = files();
-    let (shop, stock) = (http_echo("shop").await.unwrap(), free_port().unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mesh.yaml");
-    fs::write(&path, with_ports(&mesh, &[("port: 8080", port(&shop.address)), ("local_bind_port: 9191", stock)])).unwrap();
-    let _mesh = Launch::dev(&path).start().await;
-    answers(&Address::port(stock)).await;
+async fn the_meshes_of_the_quick_start_run() {
+    let terminals = terminals().await;
+    let mut page = terminals.follow("docs/quick-start.md", "A mesh in one process").unwrap();
+    let built_in = page.serve().await.unwrap();
+    page.run(0, &[]).await.unwrap();
+    drop(built_in);
+    let _own = page.serve().await.unwrap();
+    page.run(0, &["stock"]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_edge_of_the_quick_start_runs() {
-    let [_, main, routes] = files();
-    let [one, two] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap()];
-    let http = free_port().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("main.yaml");
-    fs::write(&path, with_ports(&main, &[("127.0.0.1:8080", http)])).unwrap();
-    let servers = [("127.0.0.1:8000", port(&one.address)), ("127.0.0.1:8001", port(&two.address))];
-    fs::write(folder.path().join("upstreams.yaml"), with_ports(&routes, &servers)).unwrap();
-    assert!(aralez().arg("check").arg(&path).status().unwrap().success());
-    let _edge = Launch::serve(&path).start().await;
-    answers(&Address::port(http)).await;
+    let terminals = terminals().await;
+    let mut page = terminals.follow("docs/quick-start.md", "At the edge").unwrap();
+    let _servers = [page.serve().await.unwrap(), page.serve().await.unwrap()];
+    page.run(0, &[]).await.unwrap();
+    let _edge = page.serve().await.unwrap();
+    page.run(0, &["200 OK", "Directory listing"]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_running_binary_is_replaced_as_the_how_to_says() {
+    let terminals = terminals().await;
+    write(&terminals, "main.yaml", "proxy_address_http: 127.0.0.1:8080\nupstreams_conf: upstreams.yaml\nupgrade_sock: upgrade.sock\n");
+    write(&terminals, "upstreams.yaml", "upstreams: {}\n");
+    let mut old = edge(&terminals).await;
+    let mut page = terminals.follow("docs/how-to.md", "Replace the running binary without losing a request").unwrap();
+    let mut new = page.serve().await.unwrap();
+    assert!(old.exit(LIMIT).await.unwrap().success());
+    terminals.run("aralez status", 0).await.unwrap();
+    assert!(new.exited().unwrap().is_none());
+}
+
+/// Routes of a shop, which is what the pages about changes speak of.
+const SHOP: &str = "upstreams:
+  shop.example:
+    paths:
+      /: {servers: [\"10.0.0.11:9000\", \"10.0.0.12:9000\"]}
+      /api: {servers: [\"10.0.0.11:9001\"], timeout: 30s}
+";
+
+/// What follows them.
+const CHANGED: &str = "upstreams:
+  shop.example:
+    paths:
+      /: {servers: [\"10.0.0.12:9000\", \"10.0.0.13:9000\"]}
+      /api: {servers: [\"10.0.0.11:9001\"], timeout: 60s}
+  blog.example:
+    paths:
+      /: {servers: [\"10.0.0.20:8080\"]}
+";
+
+/// A reverse proxy that serves [`SHOP`] while its file says [`CHANGED`]: the file that is served is another one.
+async fn changed(terminals: &Terminals) -> Process {
+    let main =
+        |routes| format!("proxy_address_http: 127.0.0.1:8080\nupstreams_conf: {routes}\nconfig_address: 127.0.0.1:3000\nmaster_key: k-1\n");
+    write(terminals, "master.key", "k-1\n");
+    write(terminals, "shop.yaml", SHOP);
+    write(terminals, "upstreams.yaml", CHANGED);
+    write(terminals, "main.yaml", &main("shop.yaml"));
+    let edge = edge(terminals).await;
+    write(terminals, "main.yaml", &main("upstreams.yaml"));
+    edge
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_told_before_they_are_made() {
+    let terminals = terminals().await;
+    let _edge = changed(&terminals).await;
+    let mut page = terminals.follow("docs/how-to.md", "Change routes with care").unwrap();
+    page.run(0, &["blog.example"]).await.unwrap();
+    page.run(0, &["would change: ", "blog.example"]).await.unwrap();
+    let mut page = terminals.follow("docs/check.md", "What a reload would change: `-diff`").unwrap();
+    page.run(0, &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_issued_as_the_page_says() {
+    let terminals = terminals().await;
+    let _edge = changed(&terminals).await;
+    terminals.follow("docs/authentication.md", "jwt").unwrap().run(0, &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nginx_did_is_checked() {
+    let terminals = terminals().await;
+    write(
+        &terminals,
+        "main.yaml",
+        "proxy_address_http: 127.0.0.1:8080\nproxy_address_tls: 127.0.0.1:8443\nproxy_certificates: certificates\nupstreams_conf: upstreams.yaml\n",
+    );
+    fs::copy(terminals.folder().join("examples/auth/users.htpasswd"), terminals.folder().join("users")).unwrap();
+    fs::create_dir(terminals.folder().join("certificates")).unwrap();
+    terminals.follow("docs/migration.md", "From nginx").unwrap().run(0, &[]).await.unwrap();
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use aralez_integration::book;
 use aralez_integration::components;
 use aralez_integration::ports::free_port;
 use aralez_integration::process::Process;
@@ -22,8 +23,8 @@ const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/kubern
 
 /// A cluster's control plane.
 pub struct Cluster {
-    /// Where its files are: `certs/apiserver.crt` holds its CA too.
-    pub folder: tempfile::TempDir,
+    /// Where its files are.
+    folder: tempfile::TempDir,
     /// Its secure port on 127.0.0.1.
     pub port: u16,
     store: String,
@@ -86,6 +87,7 @@ impl Cluster {
     pub fn kubectl(&self, arguments: &[&str], input: Option<&str>) -> Result<String> {
         let mut command = Command::new(components::kubernetes("kubectl")?);
         command.arg("--kubeconfig").arg(self.folder.path().join("admin.json")).args(arguments).env("HOME", self.folder.path());
+        command.current_dir(book::repository()?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("start kubectl")?;
         child.stdin.take().context("stdin")?.write_all(input.unwrap_or_default().as_bytes())?;
@@ -100,9 +102,43 @@ impl Cluster {
         self.kubectl(&["apply", "-f", "-"], Some(&object.to_string())).unwrap();
     }
 
-    /// Applies one of the manifests of `examples/kubernetes`.
-    pub fn apply_manifest(&self, name: &str) {
-        let path: PathBuf = Path::new(MANIFESTS).join(name);
-        self.kubectl(&["apply", "-f", path.to_str().unwrap()], None).unwrap();
+    /// Applies everything in `examples/kubernetes`, roles first; gives the files.
+    pub fn apply_manifests(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(MANIFESTS).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort_by_key(|path| !path.ends_with("rbac.yaml"));
+        for path in &paths {
+            self.kubectl(&["apply", "-f", path.to_str().unwrap()], None).unwrap();
+        }
+        paths
+    }
+
+    /// A new token of a service account, `namespace/name`.
+    pub fn token(&self, account: &str) -> String {
+        let (namespace, name) = account.split_once('/').unwrap();
+        self.kubectl(&["create", "token", name, "--namespace", namespace], None).unwrap().trim().to_owned()
+    }
+
+    /// The file of its CA.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("certs/apiserver.crt")
+    }
+
+    /// Waits until the status of an Ingress has this address.
+    pub async fn shows_status(&self, ingress: &str, address: &str) {
+        let written = eventually("the status", START, async || {
+            let shown = self.kubectl(&["get", "ingress", ingress, "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}"], None)?;
+            ensure!(shown == address, "{shown:?}");
+            Ok(())
+        });
+        written.await.unwrap();
+    }
+
+    /// Runs the commands of a section of the book, which are all of `kubectl`.
+    pub fn follow(&self, page: &str, section: &str) {
+        for step in book::steps(page, section).unwrap() {
+            let words: Vec<&str> = step.line.split_whitespace().collect();
+            let ["kubectl", arguments @ ..] = words.as_slice() else { panic!("{}", step.line) };
+            self.kubectl(arguments, None).unwrap();
+        }
     }
 }

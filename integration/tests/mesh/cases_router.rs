@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cases::{Case, EVENTUALLY, s1};
 use crate::cases_resolver::{cluster, family, subsets};
+use crate::ingress_consul::Edge;
 use crate::scene::{all_hold, app_in};
 
 /// A route: what it matches, and the subset it leads to; the rewritten path is `/debug` except for prefixes.
@@ -141,12 +142,24 @@ async fn case_cfg_router_features() {
     agent.config_entry(resolver).await.unwrap();
     agent.config_entry(json!({"Kind": "service-router", "Name": "s2", "Routes": routes()})).await.unwrap();
     let case = Case::start(agent, s1().await, family("s2").await).await;
-    let upstream = case.upstream();
+    holds(&case.upstream()).await;
+    // The same through the reverse proxy, by a path that is stripped before the router sees it, and by one that is not.
+    let [whole, stripped] =
+        ["/: {consul: {service: s2, connect: true}}", "/shop: {consul: {service: s2, connect: true}, strip_prefix: true}"]
+            .map(str::to_owned);
+    let edge = Edge::start(&[case.agent.http_addr()], None, &[whole, stripped]).await;
+    holds(&edge.http).await;
+    for (path, app) in [("/shop/prefix/debug", "s2-v2"), ("/shop/prefix-alt/debug", "s2-v1"), ("/shop/exact/debug", "s2-v2")] {
+        Row::get(path, None, app).reaches(&edge.http).await.unwrap();
+    }
+}
 
+/// What the table says, at an upstream's listener.
+async fn holds(upstream: &Address) {
     eventually("table 1.1", EVENTUALLY, async || {
         let mut outcomes = Vec::new();
         for row in rows() {
-            outcomes.push(row.check(&upstream).await);
+            outcomes.push(row.check(upstream).await);
         }
         all_hold(outcomes)
     })
@@ -156,9 +169,9 @@ async fn case_cfg_router_features() {
     // Row 22, both ways.
     let mut bad = request(Method::GET, "/header-manip/debug?env=dump", "").unwrap();
     bad.headers_mut().insert(HeaderName::from_static("x-bad-req"), HeaderValue::from_static("true"));
-    let dump = clients::once(&upstream, bad).await.unwrap().text();
+    let dump = clients::once(upstream, bad).await.unwrap().text();
     assert!(dump.contains("\nX-Foo: request-bar\n") && !dump.contains("X-Bad-Req"), "{dump}");
-    let answer = clients::get(&upstream, "/header-manip/echo?header=x-bad-resp:true&header=x-foo:app").await.unwrap();
+    let answer = clients::get(upstream, "/header-manip/echo?header=x-bad-resp:true&header=x-foo:app").await.unwrap();
     assert!(!answer.headers.contains_key("x-bad-resp"), "{:?}", answer.headers);
     let foo: Vec<_> = answer.headers.get_all("x-foo").iter().collect();
     assert_eq!(foo, ["app", "response-bar"]);

@@ -28,8 +28,15 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// With these agents and this token; `paths` are lines of a map.
+    /// With these agents and this token; `paths` are lines of a map. Waits until it is ready.
     pub async fn start(agents: &[String], token: Option<&str>, paths: &[String]) -> Edge {
+        let edge = Edge::spawn(agents, token, paths);
+        edge.ready().await;
+        edge
+    }
+
+    /// The same, without waiting.
+    pub fn spawn(agents: &[String], token: Option<&str>, paths: &[String]) -> Edge {
         let (folder, http, admin) = (tempfile::tempdir().unwrap(), free_port().unwrap(), free_port().unwrap());
         let token = token.map_or_else(String::new, |token| format!(", token: {token}"));
         let routes = format!(
@@ -42,15 +49,29 @@ impl Edge {
         let mut command = Command::new(components::aralez().unwrap());
         command.arg("-c").arg(&main).args(["-admin-bind", &format!("127.0.0.1:{admin}")]);
         let process = Process::start("aralez -c", command, Duration::ZERO).unwrap();
-        let edge = Edge { process, http: Address::port(http), admin: Address::port(admin), _folder: folder };
+        Edge { process, http: Address::port(http), admin: Address::port(admin), _folder: folder }
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
         eventually("a ready proxy", PATIENCE, async || {
-            let answer = clients::get(&edge.admin, "/ready").await?;
+            let answer = clients::get(&self.admin, "/ready").await?;
             ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
             Ok(())
         })
         .await
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", edge.process.log()));
-        edge
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.process.log()));
+    }
+
+    /// What a page of its admin API says, once that is there.
+    pub async fn admin(&self, path: &str) -> String {
+        let page = eventually("the admin API", PATIENCE, async || Ok(clients::get(&self.admin, path).await?.text()));
+        page.await.unwrap()
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.process.log()
     }
 
     pub async fn get(&self, path: &str) -> Response {

@@ -4,6 +4,7 @@
 mod acl;
 mod balance;
 mod balancing;
+mod book;
 mod builtin;
 mod cases;
 mod cases_intentions;

@@ -15,11 +15,11 @@ use crate::scene::{PATIENCE, Pair, kept_alive_get, tcp_works};
 const LEAST: u64 = 2000;
 
 /// Consul spreads new leaves over 30 s after a root change; this hidden setting, made for its own tests, shortens that.
-fn quick_rotation() -> Options {
+pub fn quick_rotation() -> Options {
     Options { config: json!({"connect": {"test_ca_leaf_root_change_spread": "2s"}}), ..Options::default() }
 }
 
-async fn leaf_is_of(ca: &Ca, public: &Address) -> Result<()> {
+pub async fn leaf_is_of(ca: &Ca, public: &Address) -> Result<()> {
     ensure!(ca.signed(&*certs::shown_by(public).await?)?, "still a leaf of the old root");
     Ok(())
 }

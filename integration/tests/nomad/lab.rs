@@ -1,46 +1,45 @@
 //! A host of its own for a test: it ends with all its processes, networks and mounts, whatever becomes of the test.
 
 use std::collections::BTreeSet;
-use std::env;
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
+use aralez_integration::{components, netns};
+
 /// The address of the host.
 pub const HOST: &str = "10.211.0.1";
-
-/// Set for the test program that runs inside.
-const INSIDE: &str = "ARALEZ_TEST_INSIDE";
 
 /// For temporary files: a short path, because Nomad makes sockets below it.
 const SCRATCH: &str = "/run/lab";
 
-/// Where Nomad makes control groups.
+/// Where control groups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Runs `test`, which is the test called `name`, inside. For that the test program starts itself once more, in new namespaces: it is their first
-/// process, and what it leaves behind ends with it.
+/// Runs `test`, which is the test called `name`, inside.
 pub fn inside<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
-    if env::var_os(INSIDE).is_some() {
+    if netns::is_inside() {
         set_up();
         return tokio::runtime::Runtime::new().unwrap().block_on(test());
     }
+    // There is no way out from inside: what has to be fetched or built is made before.
+    for made in [components::consul(), components::nomad(), components::cni_plugins(), components::docker(), components::envoy()] {
+        made.unwrap();
+    }
+    let aralez = components::aralez().unwrap();
     // One at a time: they share the machine's control groups.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = cgroups();
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]).arg(env::current_exe().unwrap());
-    unshare.args(["--exact", name, "--nocapture"]).env(INSIDE, "1").env("TMPDIR", SCRATCH);
-    let status = unshare.status().expect("unshare is in util-linux");
+    let ended = netns::again(name, &[("TMPDIR", SCRATCH.as_ref()), ("ARALEZ_BIN", aralez.as_ref())]);
     let (after, mut left) = (cgroups(), Vec::new());
     left.extend(after.difference(&before));
     // Children before their parents.
     for folder in left.into_iter().rev() {
         fs::remove_dir(folder).unwrap();
     }
-    assert!(status.success(), "{name} inside its namespaces, which need root: {status}");
+    ended.unwrap();
 }
 
 /// The network of a host: its address is on an ordinary device, and it forwards.
@@ -64,18 +63,22 @@ fn set_up() {
     }
 }
 
-/// The folders of Nomad's control groups, of either version.
+/// The folders of the control groups of Nomad and Docker, of either version.
 fn cgroups() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let controllers =
         fs::read_dir(CGROUPS).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()).unwrap_or_default();
     for folder in controllers.iter().map(PathBuf::as_path).chain([Path::new(CGROUPS)]) {
         let Ok(entries) = fs::read_dir(folder) else { continue };
-        for entry in entries.filter_map(Result::ok).filter(|entry| entry.file_name().to_string_lossy().starts_with("nomad")) {
+        for entry in entries.filter_map(Result::ok).filter(is_ours) {
             collect(&entry.path(), &mut found);
         }
     }
     found
+}
+
+fn is_ours(entry: &DirEntry) -> bool {
+    ["nomad", "docker"].iter().any(|name| entry.file_name().to_string_lossy().starts_with(name))
 }
 
 fn collect(folder: &Path, found: &mut BTreeSet<PathBuf>) {

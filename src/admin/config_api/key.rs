@@ -26,7 +26,7 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Wrong keys that one address may send in a [`WINDOW`]; after that even the right one is refused from there until the window ends.
 const MOST_WRONG: u32 = 10;
 
-/// See [`MOST_WRONG`].
+/// How long a wrong key counts.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// Addresses whose wrong keys are counted apart; beyond, all new ones share a count.

@@ -2,7 +2,7 @@
 //!
 //! Plainly, `{"config": …, "hosts": {host: {path: {"backends": […]}}}}`; with `?live` or `?all` the hosts alone, as older tools know them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use axum::{
     Json,
@@ -88,7 +88,8 @@ fn hosts<'a>(api: &ConfigApi, key: &ListenerKey, ingress: &'a Ingress) -> Hosts<
 }
 
 fn backends(api: &ConfigApi, key: &ListenerKey, ingress: &Ingress, route: &IngressRoute) -> Vec<Backend> {
-    let clusters = route.route.legs.iter().flat_map(|leg| &leg.clusters).filter_map(|place| ingress.clusters.get(*place));
+    let places: BTreeSet<usize> = route.routes().iter().flat_map(|route| &route.legs).flat_map(|leg| &leg.clusters).copied().collect();
+    let clusters = places.into_iter().filter_map(|place| ingress.clusters.get(place));
     clusters.flat_map(|cluster| of_cluster(api, key, cluster)).collect()
 }
 

@@ -11,7 +11,7 @@ use crate::{
         ingress::{Action as IngressAction, Filters, Ingress},
         intention::{Action, DecidedBy, DefaultPolicy, Intention, Intentions, Permission, Rule},
         listener::{Listener, Role},
-        route::{Leg, Route},
+        route::{Leg, Route, RouteMatch},
     },
     snapshot::Snapshot,
     telemetry::metrics::{Hits, Totals},
@@ -225,17 +225,21 @@ fn ingress_routes(ingress: &Ingress) -> Vec<RouteStatus> {
     });
     let mut places: Vec<_> = places.collect();
     places.sort();
-    let route = |(host, prefix, place): (String, &str, usize)| {
+    let routes = |(host, prefix, place): (String, &str, usize)| {
         let route = ingress.routing.routes.get(place)?;
         let action = match &route.action {
             IngressAction::Forward => "forward",
             IngressAction::Redirect(_) => "redirect",
             IngressAction::Files(_) => "files",
         };
-        let of_route = RouteStatus::of(&route.route, &ingress.clusters);
-        Some(RouteStatus { matches: format!("{host}{prefix}"), action, filters: filters(&route.filters), ..of_route })
+        let status = move |taken: &Route| {
+            let rest = route.further.is_empty() || taken.matches == RouteMatch::default();
+            let matches = if rest { format!("{host}{prefix}") } else { format!("{host}{prefix}, {}", taken.matches) };
+            RouteStatus { matches, action, filters: filters(&route.filters), ..RouteStatus::of(taken, &ingress.clusters) }
+        };
+        Some(route.routes().iter().map(status).collect::<Vec<_>>())
     };
-    places.into_iter().filter_map(route).collect()
+    places.into_iter().filter_map(routes).flatten().collect()
 }
 
 fn filters(filters: &Filters) -> Vec<&'static str> {

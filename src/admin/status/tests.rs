@@ -157,6 +157,7 @@ async fn a_reverse_proxy_shows_its_routes_once_and_how_reloads_fared() {
     let leg = |weight| Leg { name: "l".into(), weight, headers: HeaderEdits::default(), clusters: vec![0] };
     let route = |name: &str, legs| IngressRoute {
         route: Route { name: name.into(), ..Route::to(legs) },
+        further: Vec::new(),
         action: IngressAction::Forward,
         filters: Arc::new(Filters { to_https: true, body_limit: Some(1), ..Filters::default() }),
     };

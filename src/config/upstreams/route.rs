@@ -65,7 +65,7 @@ pub(super) fn route(
     }
     let prefix = TextMatch::Prefix(path.text.as_str().into());
     let route = Route { rewrite: rewrite(path, raw, &action, check), ..named(scope.name, prefix, places, &policy) };
-    Some(IngressRoute { route, action, filters: Arc::new(policy.filters) })
+    Some(IngressRoute { route, further: Vec::new(), action, filters: Arc::new(policy.filters) })
 }
 
 /// A route to these pools, with what its level says of routes.

@@ -61,10 +61,15 @@ impl<T: Fn(UpstreamInputs)> Known<T> {
 }
 
 impl Caller {
-    /// A caller that asks the first of these agents: a leaf is one agent's, and so is what is known with it.
+    /// A caller that asks the first of these agents, and the next one when it does not answer.
     pub fn new(agents: &Agents, watches: Arc<Watches>) -> Option<Self> {
-        let (client, names) = agents.first()?;
+        let (client, names) = agents.any()?;
         Some(Self(Agent { client, watches, names }))
+    }
+
+    /// Waits until every agent was asked in vain.
+    pub async fn silent(&self) {
+        self.0.client.silent().await;
     }
 
     /// Keeps the credentials of `service` fresh and tells them whenever a part of them changes, until it is dropped.

@@ -7,7 +7,14 @@
 //! 6 + 2 for each target of its upstreams at most. What changes rarely is polled instead ([`super::mesh`],
 //! [`super::default_policy`]). Over HTTPS all share one HTTP/2 connection.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use consul_api_types::{Blocking, Meta, Method, Query, Tenancy};
 use parking_lot::Mutex;
@@ -60,14 +67,18 @@ pub struct Answer<T> {
     pub value: Option<T>,
 }
 
-/// A client of one agent; cheap to clone.
+/// A client of one agent, or of several that know the same: the next is asked when one does not answer, as if the one had been restarted. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct Client {
+    first: Arc<Agent>,
+    others: Arc<[Arc<Agent>]>,
     shared: Arc<Shared>,
 }
 
+/// How an agent is asked.
 #[derive(Debug)]
-struct Shared {
+struct Agent {
     http: reqwest::Client,
     base: String,
     token: Option<Secret>,
@@ -76,6 +87,15 @@ struct Shared {
     tenancy: Tenancy,
     wait: Duration,
     advice: Option<String>,
+}
+
+/// What is known of the agents that are asked.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The place of the agent that is asked: 0 is the first.
+    asked: AtomicUsize,
+    /// Agents in a row that did not answer.
+    silent: watch::Sender<usize>,
     outage: Mutex<Outage>,
     recoveries: watch::Sender<u64>,
 }
@@ -109,7 +129,7 @@ impl Client {
         let http = address::configure(&config, &target, builder)?.build();
         let http = http.map_err(|e| ConfigProblem { setting: "CONSUL_HTTP_ADDR", why: chain(&e) })?;
         let tenancy = Tenancy { namespace: config.namespace.unwrap_or_default(), partition: config.partition.unwrap_or_default() };
-        let shared = Shared {
+        let agent = Agent {
             http,
             base: target.base,
             token: config.token,
@@ -118,15 +138,31 @@ impl Client {
             tenancy,
             wait: config.wait.unwrap_or(WAIT),
             advice: config.advice,
-            outage: Mutex::default(),
-            recoveries: watch::Sender::new(0),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { first: Arc::new(agent), others: Arc::default(), shared: Arc::default() })
+    }
+
+    /// A client of all these agents; none without any.
+    pub fn of_any(clients: &[Self]) -> Option<Self> {
+        let (first, others) = clients.split_first()?;
+        let others = others.iter().map(|client| client.first.clone()).collect();
+        Some(Self { first: first.first.clone(), others, shared: Arc::default() })
+    }
+
+    /// The agent at a place.
+    fn agent(&self, place: usize) -> &Agent {
+        place.checked_sub(1).and_then(|other| self.others.get(other)).unwrap_or(&self.first)
+    }
+
+    /// Waits until every agent was asked in vain since one answered last.
+    pub async fn silent(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.shared.silent.subscribe().wait_for(|silent| *silent > self.others.len()).await;
     }
 
     /// Namespace and partition of the service, as configured.
     pub fn tenancy(&self) -> &Tenancy {
-        &self.shared.tenancy
+        &self.first.tenancy
     }
 
     /// Changes when the agent answers again after a silence or a broken connection: it may have been restarted.
@@ -136,11 +172,12 @@ impl Client {
 
     /// Ends once the token file holds another token than now; never without one. What was refused is then worth asking again.
     pub async fn token_changed(&self) {
-        if self.shared.token_file.is_none() {
+        let agent = self.agent(self.shared.asked.load(Relaxed));
+        if agent.token_file.is_none() {
             return std::future::pending().await;
         }
-        let before = self.token().await.ok();
-        while self.token().await.ok() == before {
+        let before = agent.token().await.ok();
+        while agent.token().await.ok() == before {
             sleep(TOKEN_LOOK).await;
         }
     }
@@ -150,28 +187,39 @@ impl Client {
     /// # Errors
     /// [`Error`]. A hung agent is a [`Error::Timeout`] once the hold, the sixteenth that Consul adds to it, and 15 s are over.
     pub async fn send<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
-        let mut answer = self.ask(query, at).await;
+        let place = self.shared.asked.load(Relaxed);
+        let agent = self.agent(place);
+        let mut answer = agent.ask(query, at).await;
         match &mut answer {
-            Err(Error::Connect(why)) => self.unreached(why),
-            Err(Error::Broken(_) | Error::Timeout(_)) => self.shared.outage.lock().lost = true,
+            Err(Error::Connect(why)) => {
+                let answered = self.lost(place);
+                // A connection that there never was may be for want of an address.
+                if let Some(advice) = agent.advice.as_ref().filter(|_| !answered) {
+                    *why = format!("{why}; {advice}");
+                }
+            }
+            Err(Error::Broken(_) | Error::Timeout(_)) => drop(self.lost(place)),
             Ok(_) => self.recovered(),
             Err(_) => {}
         }
         answer
     }
 
-    /// Notes that there was no connection; one that there never was may be for want of an address.
-    fn unreached(&self, why: &mut String) {
+    /// Notes that the agent at a place did not answer, and turns to the next, unless another question did so meanwhile. Gives whether one ever answered.
+    fn lost(&self, place: usize) -> bool {
+        let next = (place + 1) % (self.others.len() + 1);
+        if self.shared.asked.compare_exchange(place, next, Relaxed, Relaxed).is_ok() {
+            self.shared.silent.send_modify(|silent| *silent += 1);
+        }
         let mut outage = self.shared.outage.lock();
         outage.lost = true;
-        if let Some(advice) = self.shared.advice.as_ref().filter(|_| !outage.answered) {
-            *why = format!("{why}; {advice}");
-        }
+        outage.answered
     }
 
     /// Tells of the agent's return. Not twice in quick succession: if only some connections break, again and again, those
     /// who are woken must not keep waking each other.
     fn recovered(&self) {
+        self.shared.silent.send_if_modified(|silent| std::mem::take(silent) > 0);
         let mut outage = self.shared.outage.lock();
         outage.answered = true;
         if outage.lost && outage.told.is_none_or(|told| told.elapsed() >= BETWEEN_RECOVERIES) {
@@ -179,9 +227,11 @@ impl Client {
             self.shared.recoveries.send_modify(|count| *count += 1);
         }
     }
+}
 
+impl Agent {
     async fn ask<Q: Query>(&self, query: &Q, at: &At) -> Result<Answer<Q::Reply>, Error> {
-        let wait = self.shared.wait;
+        let wait = self.wait;
         let (position, limit) = match at {
             At::Now => (("consistent", String::new()), MARGIN),
             At::Index(index) => (("index", index.to_string()), wait + wait / 16 + MARGIN),
@@ -215,17 +265,17 @@ impl Client {
             Method::Post => reqwest::Method::POST,
             Method::Put => reqwest::Method::PUT,
         };
-        let mut url = reqwest::Url::parse(&format!("{}{}", self.shared.base, query.path())).map_err(|e| Error::Connect(e.to_string()))?;
+        let mut url = reqwest::Url::parse(&format!("{}{}", self.base, query.path())).map_err(|e| Error::Connect(e.to_string()))?;
         if !params.is_empty() {
             url.query_pairs_mut().extend_pairs(params);
         }
-        let mut request = self.shared.http.request(method, url);
+        let mut request = self.http.request(method, url);
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token.expose()).map_err(|_| self.bad_token("it holds a character that no token has"))?;
             value.set_sensitive(true);
             request = request.header("x-consul-token", value);
         }
-        if let Some(auth) = &self.shared.auth {
+        if let Some(auth) = &self.auth {
             let (user, password) = auth.expose().split_once(':').unwrap_or((auth.expose(), ""));
             request = request.basic_auth(user, Some(password));
         }
@@ -237,7 +287,7 @@ impl Client {
 
     /// The token to send. Its file is read for every question: a few bytes, and no rotation is ever missed.
     async fn token(&self) -> Result<Option<Secret>, Error> {
-        let Some(path) = &self.shared.token_file else { return Ok(self.shared.token.clone()) };
+        let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let text = tokio::fs::read_to_string(path).await.map_err(|e| self.bad_token(e))?;
         match text.trim() {
             "" => Err(self.bad_token("it is empty")),
@@ -246,7 +296,7 @@ impl Client {
     }
 
     fn bad_token(&self, why: impl ToString) -> Error {
-        let path = self.shared.token_file.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+        let path = self.token_file.as_ref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
         Error::TokenFile { path, why: why.to_string() }
     }
 }
@@ -277,156 +327,4 @@ async fn body(mut response: Response, limit: Duration) -> Result<Vec<u8>, Error>
 }
 
 #[cfg(test)]
-mod tests {
-
-    use consul_api_types::{AgentServiceById, Authorize, ConfigEntry, IntentionMatch, Mesh, Roots};
-    use tokio::sync::Notify;
-
-    use super::{
-        super::testing::{Agent, Reply, config},
-        *,
-    };
-
-    fn plain(status: u16, text: &str) -> Reply {
-        Reply::Now(status, vec![("content-type", "text/plain".to_owned())], text.to_owned())
-    }
-
-    async fn answering(status: u16, headers: &'static [(&'static str, &'static str)], body: &'static str) -> (Agent, Client) {
-        let agent = Agent::start(move |_| {
-            let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-            Reply::Now(status, headers, body.to_owned())
-        });
-        let agent = agent.await;
-        let client = Client::new(AgentConfig { token: Some(Secret::new("s3cret")), ..config(&agent.address) }).unwrap();
-        (agent, client)
-    }
-
-    fn web() -> AgentServiceById {
-        AgentServiceById { id: "web/1".to_owned(), ..AgentServiceById::default() }
-    }
-
-    #[tokio::test]
-    async fn a_question_is_sent_with_its_position_token_and_body() {
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let notes = seen.clone();
-        let agent = Agent::start(move |question| {
-            notes.lock().push(question.clone());
-            plain(500, "")
-        });
-        let agent = agent.await;
-        let address = format!("http://{}/behind/", agent.address);
-        let client = AgentConfig { token: Some(Secret::new("s3cret")), wait: Some(Duration::from_secs(90)), ..config(&address) };
-        let client = Client::new(client).unwrap();
-        let authorize = Authorize { target: "web".into(), client_cert_uri: "spiffe://x".into(), client_cert_serial: String::new() };
-        let _ = client.send(&web(), &At::Hash("a b".to_owned())).await;
-        let _ = client.send(&IntentionMatch::default(), &At::Index(7)).await;
-        let _ = client.send(&authorize, &At::Now).await;
-        let seen = seen.lock();
-        assert_eq!(seen[0].line, "GET /behind/v1/agent/service/web%2F1");
-        assert_eq!((seen[0].params["hash"].as_str(), seen[0].params["wait"].as_str()), ("a b", "90000ms"));
-        assert_eq!((seen[1].params["index"].as_str(), seen[1].params["by"].as_str()), ("7", "destination"));
-        assert!(seen[2].line.starts_with("POST ") && seen[2].body.contains("spiffe://x"));
-        assert!(seen[2].params.keys().eq(["consistent"]) && !seen[1].params.contains_key("consistent"));
-        assert!(seen.iter().all(|question| question.token.as_deref() == Some("s3cret")));
-    }
-
-    #[tokio::test]
-    async fn an_answer_comes_with_its_headers() {
-        let (_agent, client) = answering(200, &[("X-Consul-Index", "42")], r#"{"TrustDomain": "td.consul"}"#).await;
-        let answer = client.send(&Roots, &At::Now).await.unwrap();
-        assert_eq!((answer.meta.index, answer.value.unwrap().trust_domain.as_str()), (Some(42), "td.consul"));
-    }
-
-    #[tokio::test]
-    async fn an_error_is_told_in_short_and_without_the_token() {
-        let (_agent, client) = answering(403, &[], "Permission denied:\n token s3cret lacks service:read").await;
-        let error = client.send(&Roots, &At::Now).await.unwrap_err();
-        assert_eq!(error.to_string(), "the agent answered 403: Permission denied: token <redacted> lacks service:read");
-        assert!(!format!("{client:?}").contains("s3cret"));
-    }
-
-    #[tokio::test]
-    async fn a_404_is_absence_only_where_the_agent_says_so() {
-        let mesh = ConfigEntry::<Mesh>::new("mesh", Tenancy::default());
-        let (_agent, client) = answering(404, &[("X-Consul-Index", "3")], "Config entry not found").await;
-        assert_eq!(client.send(&mesh, &At::Now).await.unwrap().value, None);
-        assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::Status { status: 404, .. })));
-        let (_agent, client) = answering(404, &[], "404 page not found").await;
-        assert!(matches!(client.send(&mesh, &At::Now).await, Err(Error::Status { status: 404, .. })));
-        assert!(matches!(client.send(&web(), &At::Now).await, Err(Error::Status { status: 404, .. })));
-        let (_agent, client) = answering(404, &[], "unknown service ID: web/1. Ensure that the service ID is passed").await;
-        assert_eq!(client.send(&web(), &At::Now).await.unwrap().value, None);
-    }
-
-    #[tokio::test]
-    async fn an_unreadable_answer_and_a_redirect_are_errors() {
-        let (_agent, client) = answering(200, &[], "<html>").await;
-        let Err(Error::Decode(why)) = client.send(&Roots, &At::Now).await else { panic!("it was read") };
-        assert!(why.contains("/v1/agent/connect/ca/roots"), "{why}");
-        let (_agent, client) = answering(301, &[("Location", "http://192.0.2.1/")], "").await;
-        assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::Status { status: 301, .. })));
-    }
-
-    #[tokio::test]
-    async fn a_hung_agent_is_noticed() {
-        let asked = Arc::new(Notify::new());
-        let notify = asked.clone();
-        let agent = Agent::start(move |_| {
-            notify.notify_one();
-            Reply::Held
-        });
-        let agent = agent.await;
-        let client = Client::new(config(&agent.address)).unwrap();
-        let question = tokio::spawn(async move { client.send(&Roots, &At::Index(7)).await });
-        asked.notified().await;
-        tokio::time::pause();
-        let limit = WAIT + WAIT / 16 + MARGIN;
-        assert_eq!(question.await.unwrap().unwrap_err(), Error::Timeout(limit));
-    }
-
-    #[tokio::test]
-    async fn the_token_file_wins_and_is_read_again() {
-        let tokens = Arc::new(Mutex::new(Vec::new()));
-        let notes = tokens.clone();
-        let agent = Agent::start(move |question| {
-            notes.lock().push(question.token.clone().unwrap_or_default());
-            plain(200, "{}")
-        });
-        let agent = agent.await;
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let client = AgentConfig { token: Some(Secret::new("other")), token_file: Some(file.path().to_owned()), ..config(&agent.address) };
-        let client = Client::new(client).unwrap();
-        for token in ["first\n", "second"] {
-            std::fs::write(file.path(), token).unwrap();
-            client.send(&Roots, &At::Now).await.unwrap();
-        }
-        for unusable in ["", "to\u{7f}ken"] {
-            std::fs::write(file.path(), unusable).unwrap();
-            assert!(matches!(client.send(&Roots, &At::Now).await, Err(Error::TokenFile { .. })));
-        }
-        let waiting = tokio::spawn(async move { client.token_changed().await });
-        while !waiting.is_finished() {
-            std::fs::write(file.path(), format!("third-{}", fastrand::u64(..))).unwrap();
-            tokio::time::sleep(TOKEN_LOOK).await;
-        }
-        assert_eq!(*tokens.lock(), ["first", "second"]);
-    }
-
-    #[tokio::test]
-    async fn a_unix_socket_is_dialled_and_the_agents_return_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("consul.sock");
-        let config = config(&format!("unix://{}", socket.display()));
-        let client = Client::new(AgentConfig { advice: Some("say where it is".to_owned()), ..config }).unwrap();
-        let recoveries = client.recoveries();
-        let advised = client.send(&Roots, &At::Now).await.unwrap_err();
-        assert!(matches!(&advised, Error::Connect(why) if why.ends_with("; say where it is")), "{advised}");
-        let agent = Agent::start_unix(&socket, |_| plain(200, "{}"));
-        assert!(!recoveries.has_changed().unwrap());
-        client.send(&Roots, &At::Now).await.unwrap();
-        assert!(recoveries.has_changed().unwrap());
-        drop(agent);
-        let lost = client.send(&Roots, &At::Now).await.unwrap_err();
-        assert!(!lost.to_string().contains("say where it is"), "advice on an address that was right: {lost}");
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::model::secret::Secret;
 
-/// The largest answer that is read.
+/// The largest answer that is read, bytes.
 pub(super) const BODY_LIMIT: usize = 64 << 20;
 
 /// How much of an error's text is kept, in characters.

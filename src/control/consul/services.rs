@@ -71,9 +71,9 @@ impl Agents {
         Ok(Self { clients: clients.map_err(|problem| problem.to_string())?, names: Arc::new(Names::new()) })
     }
 
-    /// The first of them, and what resolves the names in its answers.
-    pub(super) fn first(&self) -> Option<(Client, Arc<Names>)> {
-        Some((self.clients.first()?.clone(), self.names.clone()))
+    /// A client of any of them, and what resolves the names in its answers.
+    pub(super) fn any(&self) -> Option<(Client, Arc<Names>)> {
+        Some((Client::of_any(&self.clients)?, self.names.clone()))
     }
 
     /// Keeps the instances of a service fresh and hands what is known of them to `tell`, until it is dropped.

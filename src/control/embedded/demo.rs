@@ -26,7 +26,7 @@ use super::plan::{PlannedService, PlannedUpstream};
 const DEPTH: &str = "x-demo-depth";
 const MAX_DEPTH: u32 = 5;
 
-/// Longest answer of an upstream that is shown.
+/// Longest answer of an upstream that is shown, bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);

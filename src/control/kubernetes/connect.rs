@@ -34,9 +34,11 @@ pub async fn client(access: &Access, watches: &Arc<Watches>) -> Client {
     }
 }
 
+/// How to reach the API server; it is not asked.
+///
 /// # Errors
 /// In words, when a file cannot be used.
-async fn config(access: &Access) -> Result<Config, String> {
+pub async fn config(access: &Access) -> Result<Config, String> {
     match access {
         Access::Usual { kubeconfig: None, context: None } => Config::infer().await.map_err(|why| why.to_string()),
         Access::Usual { kubeconfig, context } => {

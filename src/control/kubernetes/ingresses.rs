@@ -15,6 +15,7 @@ use crate::{
     model::{
         ingress::{CertificatePair, Routing},
         moment::unix_now,
+        registration::Unusable,
     },
 };
 
@@ -26,6 +27,8 @@ const SOURCE: &str = "kubernetes ingresses";
 pub struct Ingresses {
     followed: Option<Followed>,
     certificates: Vec<Arc<CertificatePair>>,
+    /// Whether there were routes of Ingresses: nothing but newer ones takes their place.
+    translated: bool,
 }
 
 #[derive(Debug)]
@@ -33,7 +36,7 @@ struct Followed {
     objects: slot::Receiver<Objects>,
     controller: Arc<str>,
     template: Arc<RouteTemplate>,
-    /// Of the objects that were translated last.
+    /// Of the objects that were looked at last.
     version: u64,
 }
 
@@ -50,31 +53,47 @@ impl Ingresses {
     pub async fn changed(&mut self) {
         let Some(Followed { objects, version, .. }) = &mut self.followed else { return pending().await };
         // Ends only with the process.
-        if objects.wait_for(|known| known.complete() && known.routes_version != *version).await.is_err() {
+        if objects.wait_for(|known| known.routes_version != *version).await.is_err() {
             pending().await
         }
     }
 
-    /// The routes of files with those of the Ingresses, whose certificates and problems are told to `feed`. `None` until all of them are known.
+    /// The routes of files with those of the Ingresses, whose certificates and problems are told to `feed`. `None` until all of them are known; but where
+    /// the server refuses a list, and there never were any, the routes of files alone: a right does not come by waiting.
     pub fn over(&mut self, files: &Arc<Routing>, feed: &IngressFeed) -> Option<Arc<Routing>> {
-        let translation = match &mut self.followed {
-            None => None,
-            Some(followed) => {
-                let objects = followed.objects.borrow_and_update();
-                if !objects.complete() {
-                    return None;
-                }
-                followed.version = objects.routes_version;
-                Some(translate(&objects, files, &followed.controller, &followed.template, &self.certificates, unix_now()))
-            }
+        let Some(Followed { objects, controller, template, version }) = &mut self.followed else {
+            self.tell(Translation::default(), feed);
+            return Some(files.clone());
         };
-        let routing = translation.as_ref().map_or_else(|| files.clone(), |translation| Arc::new(translation.routing.clone()));
-        let Translation { certificates, problems, .. } = translation.unwrap_or_default();
+        let objects = objects.borrow_and_update();
+        *version = objects.routes_version;
+        let awaited = objects.awaited();
+        if !awaited.is_empty() {
+            let refused = awaited.iter().filter_map(|(name, why)| Some(refusal(name, (*why)?))).collect::<Vec<_>>();
+            let alone = !self.translated && !refused.is_empty();
+            feed.send(IngressChange::Problems { source: SOURCE.into(), problems: refused });
+            feed.send(IngressChange::Awaited(awaited.into_iter().map(|(name, _)| name).collect()));
+            return alone.then(|| files.clone());
+        }
+        let translation = translate(&objects, files, controller, template, &self.certificates, unix_now());
+        drop(objects);
+        self.translated = true;
+        let routing = Arc::new(translation.routing.clone());
+        self.tell(translation, feed);
+        Some(routing)
+    }
+
+    fn tell(&mut self, Translation { certificates, problems, .. }: Translation, feed: &IngressFeed) {
         feed.send(IngressChange::Problems { source: SOURCE.into(), problems });
+        feed.send(IngressChange::Awaited(Vec::new()));
         if certificates != self.certificates {
             self.certificates = certificates;
             feed.send(IngressChange::ClusterCertificates(self.certificates.clone()));
         }
-        Some(routing)
     }
+}
+
+fn refusal(watch: &str, why: &str) -> Unusable {
+    let advice = "give the account this right; until then there are no routes of Ingresses".to_owned();
+    Unusable { path: watch.to_owned(), why: why.to_owned(), advice }
 }

@@ -7,17 +7,19 @@
 //! ```
 //!
 //! Nothing is believed before every kind was listed once, and what was known stays while the API server cannot be asked: an error is never an empty list.
+//! Only where the server refuses a list from the beginning, for a right that lacks, do the routes of files go on without Ingresses.
 
 mod connect;
 mod endpoints;
 pub mod ingresses;
 mod objects;
 mod status;
+pub mod survey;
 mod tls;
 mod translate;
 mod watch;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -28,12 +30,15 @@ use k8s_openapi::{
     },
 };
 use kube::{Api, Client};
-use tokio::{sync::watch as slot, task::JoinSet};
+use tokio::{sync::watch as slot, task::JoinSet, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::objects::{Kind, Objects};
+use self::objects::{Kind, Objects, watch_name};
 use super::{consul::services::Instances, watches::Watches};
 use crate::{config::kubernetes::ClusterConfig, model::ingress::pool::KubernetesService};
+
+/// How often the endpoints of a Service are worked out at the most.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// A cluster that is followed until this is dropped.
 #[derive(Debug)]
@@ -60,13 +65,15 @@ impl Cluster {
         loop {
             let known = {
                 let objects = objects.borrow_and_update();
-                objects.complete().then(|| endpoints::endpoints(&objects, service))
+                objects.knows_endpoints().then(|| endpoints::endpoints(&objects, service))
             };
             match known {
                 None => {}
                 Some(Ok(endpoints)) => tell(Instances { endpoints, failed: None, settled: true }),
                 Some(Err(why)) => tell(Instances { failed: Some(why), settled: true, ..Instances::default() }),
             }
+            // A change after a calm is told at once, what comes in a burst together.
+            sleep(GATHER).await;
             if objects.changed().await.is_err() {
                 return;
             }
@@ -107,7 +114,7 @@ async fn run(config: ClusterConfig, objects: Arc<slot::Sender<Objects>>, watches
         }
     }
     if let Some(ingresses) = config.ingresses {
-        let classes = watches.register(format!("kubernetes {}", IngressClass::WHAT));
+        let classes = watches.register(watch_name::<IngressClass>(None));
         tasks.spawn(watch::follow(Api::<IngressClass>::all(client.clone()), None, objects.clone(), classes));
         tasks.spawn(status::write(client, ingresses, objects.subscribe(), watches));
     }
@@ -125,10 +132,11 @@ struct Each<'a> {
 
 impl Each<'_> {
     fn follow<K: Kind + kube::Resource<Scope = NamespaceResourceScope>>(&mut self, namespace: &Option<Arc<str>>) {
-        let (api, name) = match namespace {
-            None => (Api::<K>::all(self.client.clone()), format!("kubernetes {}", K::WHAT)),
-            Some(namespace) => (Api::namespaced(self.client.clone(), namespace), format!("kubernetes {} {namespace}", K::WHAT)),
+        let api = match namespace {
+            None => Api::<K>::all(self.client.clone()),
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
         };
-        self.tasks.spawn(watch::follow(api, namespace.clone(), self.objects.clone(), self.watches.register(name)));
+        let watch = self.watches.register(watch_name::<K>(namespace.as_deref()));
+        self.tasks.spawn(watch::follow(api, namespace.clone(), self.objects.clone(), watch));
     }
 }

@@ -1,10 +1,6 @@
 //! What is known of a cluster: its objects by name, as the API server told of them last.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Debug,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
@@ -30,19 +26,26 @@ pub struct Objects {
     pub classes: Store<IngressClass>,
     /// Secrets of type `kubernetes.io/tls`.
     pub secrets: Store<Secret>,
-    /// Counts changes of all that routes are made of: everything but EndpointSlices.
+    /// Counts lists, and changes of all that routes are made of: everything but EndpointSlices.
     pub routes_version: u64,
 }
 
 impl Objects {
-    /// Whether every kind that is watched was listed once.
-    pub fn complete(&self) -> bool {
-        self.services.complete()
-            && self.slices.complete()
-            && self.ingresses.complete()
-            && self.classes.complete()
-            && self.secrets.complete()
+    /// The lists that were never read, by the names of their watches, each with the reason if the server refuses it. Empty once everything is known.
+    pub fn awaited(&self) -> Vec<(String, Option<&str>)> {
+        let Self { services, slices, ingresses, classes, secrets, .. } = self;
+        [services.awaited(), slices.awaited(), ingresses.awaited(), classes.awaited(), secrets.awaited()].concat()
     }
+
+    /// Whether everything that endpoints are made of is known.
+    pub fn knows_endpoints(&self) -> bool {
+        self.services.awaited.is_empty() && self.slices.awaited.is_empty()
+    }
+}
+
+/// What the watch of a kind is called: in a namespace, or in all.
+pub fn watch_name<K: Kind>(namespace: Option<&str>) -> String {
+    namespace.map_or_else(|| format!("kubernetes {}", K::WHAT), |namespace| format!("kubernetes {} {namespace}", K::WHAT))
 }
 
 /// A kind of object that is watched.
@@ -116,25 +119,30 @@ type Key = (String, String, String);
 #[derive(Debug)]
 pub struct Store<K> {
     known: BTreeMap<Key, Arc<K>>,
-    /// The lists that are awaited before anything is believed: a namespace each, or one of all.
-    awaited: BTreeSet<Option<Arc<str>>>,
+    /// The lists that are awaited before anything is believed, a namespace each, or one of all; with the reason if the server refuses it.
+    awaited: BTreeMap<Option<Arc<str>>, Option<String>>,
 }
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), awaited: BTreeSet::new() }
+        Self { known: BTreeMap::new(), awaited: BTreeMap::new() }
     }
 }
 
 impl<K: Kind> Store<K> {
     /// From now on is incomplete until this list was read.
     pub fn await_list(&mut self, namespace: Option<Arc<str>>) {
-        self.awaited.insert(namespace);
+        self.awaited.insert(namespace, None);
     }
 
-    /// Whether all lists were read.
-    pub fn complete(&self) -> bool {
-        self.awaited.is_empty()
+    /// Notes that the server refuses an awaited list; whether that is news.
+    pub fn refused(&mut self, namespace: &Option<Arc<str>>, why: &str) -> bool {
+        let known = self.awaited.get_mut(namespace).filter(|known| known.as_deref() != Some(why));
+        known.map(|known| *known = Some(why.to_owned())).is_some()
+    }
+
+    fn awaited(&self) -> Vec<(String, Option<&str>)> {
+        self.awaited.iter().map(|(namespace, why)| (watch_name::<K>(namespace.as_deref()), why.as_deref())).collect()
     }
 
     /// Takes a whole list of a namespace, or of all.

@@ -14,7 +14,10 @@ use tracing::debug;
 use super::{objects::Objects, translate::ours};
 use crate::{
     config::kubernetes::IngressConfig,
-    control::watches::{Watch, Watches},
+    control::{
+        consul::error::chain,
+        watches::{Watch, Watches},
+    },
 };
 
 /// The pause after a failure, and how long a write may take.
@@ -28,19 +31,20 @@ pub async fn write(client: Client, config: IngressConfig, mut objects: Receiver<
     let watch = watches.register("kubernetes status");
     let wanted: Vec<_> = config.status.iter().map(entry).collect();
     loop {
-        let lacking: Vec<Arc<Ingress>> = {
+        let (lacking, version): (Vec<Arc<Ingress>>, _) = {
             let objects = objects.borrow_and_update();
-            let known = if objects.complete() { ours(&objects, &config.controller) } else { Vec::new() };
-            known.into_iter().filter(|ingress| present(ingress) != wanted).cloned().collect()
+            let known = if objects.awaited().is_empty() { ours(&objects, &config.controller) } else { Vec::new() };
+            (known.into_iter().filter(|ingress| present(ingress) != wanted).cloned().collect(), objects.routes_version)
         };
         let mut failed = false;
         for ingress in lacking {
             failed |= !patch(&client, &ingress, &wanted, &watch).await;
         }
+        let changed = objects.wait_for(|known| known.routes_version != version);
         if failed {
             // Tried again after a while, or when something changes.
-            let _ = timeout(PAUSE, objects.changed()).await;
-        } else if objects.changed().await.is_err() {
+            let _ = timeout(PAUSE, changed).await;
+        } else if changed.await.is_err() {
             return;
         }
     }
@@ -71,7 +75,7 @@ async fn patch(client: &Client, ingress: &Ingress, wanted: &[IngressLoadBalancer
         Ok(Ok(_)) => Ok(()),
         Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => Ok(()),
         Ok(Err(kube::Error::Api(answer))) => Err(format!("{namespace}/{name}: {}: {}", answer.code, answer.message)),
-        Ok(Err(why)) => Err(format!("{namespace}/{name}: {why}")),
+        Ok(Err(why)) => Err(format!("{namespace}/{name}: {}", chain(&why))),
         Err(_) => Err(format!("{namespace}/{name}: no answer within {} s", PAUSE.as_secs())),
     };
     match &written {

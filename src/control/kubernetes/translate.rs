@@ -149,7 +149,12 @@ impl Rules<'_> {
         };
         let place = self.routing.routes.len();
         self.routing.pools.push(Arc::new(pool));
-        self.routing.routes.push(IngressRoute { route, action: Action::Forward, filters: self.template.filters.clone() });
+        self.routing.routes.push(IngressRoute {
+            route,
+            further: Vec::new(),
+            action: Action::Forward,
+            filters: self.template.filters.clone(),
+        });
         let paths = self.routing.hosts.entry(host);
         if exact {
             paths.insert_exact(&path, place)

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::objects::{Kind, Objects};
-use crate::control::watches::Watch;
+use crate::control::{consul::error::chain, watches::Watch};
 
 /// Objects of a list that come in one answer.
 const PAGE: u32 = 500;
@@ -34,6 +34,8 @@ const BRIEF: Duration = Duration::from_secs(1);
 
 /// `410 Gone`: the version is older than what the server remembers.
 const GONE: u16 = 410;
+/// `403 Forbidden`.
+const FORBIDDEN: u16 = 403;
 
 /// Why a list or a watch ended.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +43,11 @@ enum Failure {
     /// The version is too old.
     #[error("the version that was followed is too old for the server")]
     Gone,
+    /// The account lacks a right, which the server names.
     #[error("{0}")]
-    Refused(String),
+    Forbidden(String),
     #[error("{0}")]
-    Client(Error),
+    Failed(String),
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
     #[error("the server ends the watch at once")]
@@ -57,14 +60,18 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
             Error::Api(status) => Self::of_status(status.code, &status.message),
-            other => Self::Client(other),
+            other => Self::Failed(chain(&other)),
         }
     }
 }
 
 impl Failure {
     fn of_status(code: u16, message: &str) -> Self {
-        if code == GONE { Self::Gone } else { Self::Refused(format!("{code}: {message}")) }
+        match code {
+            GONE => Self::Gone,
+            FORBIDDEN => Self::Forbidden(format!("{code}: {message}")),
+            _ => Self::Failed(format!("{code}: {message}")),
+        }
     }
 }
 
@@ -78,8 +85,10 @@ pub async fn follow<K: Kind>(api: Api<K>, namespace: Option<Arc<str>>, objects: 
         match outcome {
             Ok(()) => pause = FIRST_PAUSE,
             Err(why) => {
-                if matches!(why, Failure::Gone) {
-                    following.version = None;
+                match &why {
+                    Failure::Gone => following.version = None,
+                    Failure::Forbidden(why) => following.forbidden(why),
+                    _ => {}
                 }
                 if began.elapsed() > LONGEST_PAUSE {
                     pause = FIRST_PAUSE;
@@ -117,10 +126,21 @@ impl<K: Kind> Following<K> {
         };
         self.version = Some(version.ok_or(Failure::Unversioned)?);
         list.iter_mut().for_each(trim);
-        let namespace = &self.namespace;
-        self.change(|objects| K::store(objects).replace(namespace, list));
+        self.objects.send_modify(|objects| {
+            K::store(objects).replace(&self.namespace, list);
+            objects.routes_version += 1;
+        });
         self.watch.succeeded();
         Ok(())
+    }
+
+    /// Says so to whoever awaits the first list.
+    fn forbidden(&self, why: &str) {
+        self.objects.send_if_modified(|objects| {
+            let news = K::store(objects).refused(&self.namespace, why);
+            objects.routes_version += u64::from(news);
+            news
+        });
     }
 
     /// Follows changes until the server ends the watch.

@@ -44,8 +44,7 @@ pub enum IngressChange {
         known: Arc<UpstreamInputs>,
     },
     /// Who we are in the mesh, as far as that is known.
-    Credentials(Credentials),
-    /// The certificates.
+    Credentials(Box<Credentials>),
     /// The certificates of the folder.
     Certificates(Arc<Certificates>),
     /// Those of Ingresses, all of them.
@@ -59,6 +58,8 @@ pub enum IngressChange {
         /// Its keys.
         keys: Result<Arc<KeySet>, String>,
     },
+    /// What is awaited of a cluster before it is ready, all of it.
+    Awaited(Vec<String>),
     /// All that is wrong with one source at present; empty once it is well.
     Problems {
         /// Names the source: `upstreams`, `certificates`, `dns`, `acme`.
@@ -109,7 +110,7 @@ pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
                 inputs.services.insert(pool, known);
             }
         }
-        IngressChange::Credentials(credentials) => inputs.credentials.take(credentials),
+        IngressChange::Credentials(credentials) => inputs.credentials.take(*credentials),
         IngressChange::Certificates(certificates) => inputs.folder = Some(certificates),
         IngressChange::ClusterCertificates(pairs) => inputs.cluster_pairs = pairs,
         IngressChange::Challenges(challenges) => inputs.challenges = challenges,
@@ -118,6 +119,7 @@ pub(super) fn apply(inputs: &mut IngressInputs, change: IngressChange) {
                 inputs.keys.insert(place, keys);
             }
         }
+        IngressChange::Awaited(awaited) => inputs.awaited = awaited,
         IngressChange::Problems { source, problems } => {
             inputs.problems.insert(source, problems);
         }

@@ -38,6 +38,16 @@ pub enum Cause {
     SuccessRate,
 }
 
+impl Cause {
+    /// The word for it in metrics, as it is in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Consecutive5xx => "consecutive_5xx",
+            Self::SuccessRate => "success_rate",
+        }
+    }
+}
+
 /// What is remembered of an endpoint, by its id, as long as its cluster lives.
 pub struct EndpointState {
     /// The endpoint's id.
@@ -208,7 +218,7 @@ impl Outliers {
         *self.hosts.lock() = Hosts { all, ejected };
     }
 
-    /// Notes how a try at an endpoint ended, and ejects what has to be ejected. `draw` gives a number in 0..100 and is called only when an ejection is
+    /// Notes how a try at an endpoint ended, and ejects what has to be ejected; gives the cause of each ejection. `draw` gives a number in 0..100 and is called only when an ejection is
     /// at stake: of those for failures in a row, `enforcing` percent happen.
     pub fn report(
         &self,
@@ -217,61 +227,64 @@ impl Outliers {
         policy: &PassiveHealth,
         now: Instant,
         draw: impl FnOnce() -> u32,
-    ) {
+    ) -> Vec<Cause> {
         let at = millis(self.origin, now);
-        self.pass_tick(at, policy);
+        let mut ejected = self.pass_tick(at, policy);
         // What was in flight when it was ejected says nothing new.
         if endpoint.is_ejected_at(at) || !endpoint.note(outcome.status(), policy) {
-            return;
+            return ejected;
         }
         // The row begins anew even if nobody is ejected now: the next attempt at it takes as many failures again, as in Envoy.
         endpoint.failures.store(0, Relaxed);
-        if draw() < policy.enforcing {
-            self.hosts.lock().eject(endpoint, Cause::Consecutive5xx, policy, at);
+        if draw() < policy.enforcing && self.hosts.lock().eject(endpoint, Cause::Consecutive5xx, policy, at) {
+            ejected.push(Cause::Consecutive5xx);
         }
+        ejected
     }
 
-    /// When an interval has ended: compares the success rates in it, as of its end.
-    fn pass_tick(&self, at: u64, policy: &PassiveHealth) {
+    /// When an interval has ended: compares the success rates in it, as of its end. Gives the cause of each ejection.
+    fn pass_tick(&self, at: u64, policy: &PassiveHealth) -> Vec<Cause> {
         let tick = self.tick.load(Relaxed);
         if at < tick {
-            return;
+            return Vec::new();
         }
         let next = tick_from(at.saturating_add(1), policy);
         if self.tick.compare_exchange(tick, next, Relaxed, Relaxed).is_ok() && tick > 0 {
-            self.hosts.lock().compare(policy, tick);
+            return self.hosts.lock().compare(policy, tick);
         }
+        Vec::new()
     }
 }
 
 impl Hosts {
     /// Ejects whose success rate in the interval that ended `at` lies far below the others'. Envoy enforces all of these by default, and Consul has no
     /// setting for them.
-    fn compare(&mut self, policy: &PassiveHealth, at: u64) {
+    fn compare(&mut self, policy: &PassiveHealth, at: u64) -> Vec<Cause> {
         let closed: Vec<_> = self.all.iter().map(|host| (host.clone(), host.close_interval())).collect();
         let rates: Vec<_> =
             closed.into_iter().filter_map(|(host, rate)| Some((host, rate?))).filter(|(host, _)| !host.is_ejected_at(at)).collect();
         if rates.len() < RATE_HOSTS {
-            return;
+            return Vec::new();
         }
         let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / rates.len() as f64;
         let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / rates.len() as f64;
         let threshold = mean - RATE_FACTOR * variance.sqrt();
-        for (host, _) in rates.iter().filter(|(_, rate)| *rate < threshold) {
-            self.eject(host, Cause::SuccessRate, policy, at);
-        }
+        let outliers = rates.iter().filter(|(host, rate)| *rate < threshold && self.eject(host, Cause::SuccessRate, policy, at));
+        vec![Cause::SuccessRate; outliers.count()]
     }
 
-    fn eject(&mut self, endpoint: &Arc<EndpointState>, cause: Cause, policy: &PassiveHealth, at: u64) {
+    /// Whether it could be.
+    fn eject(&mut self, endpoint: &Arc<EndpointState>, cause: Cause, policy: &PassiveHealth, at: u64) -> bool {
         if !endpoint.is_present() || endpoint.is_ejected_at(at) {
-            return;
+            return false;
         }
         self.ejected.retain(|host| host.is_ejected_at(at));
         if !may_eject(self.ejected.len(), self.all.len(), policy.max_ejection_percent) {
-            return;
+            return false;
         }
         endpoint.eject(cause, policy, at);
         self.ejected.push(endpoint.clone());
+        true
     }
 }
 

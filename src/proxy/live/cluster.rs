@@ -22,7 +22,7 @@ use crate::{
             warmth,
         },
         connection::Context,
-        guard::{ClusterState, EndpointState, Outcome},
+        guard::{ClusterState, EndpointState, Outcome, outlier::Cause},
         tls::Keys,
     },
 };
@@ -90,11 +90,10 @@ impl LiveCluster {
         self.sticky.as_ref().filter(|_| stuck.place != Some(place))?.cookie_for(place, secure)
     }
 
-    /// Notes how a try at an endpoint ended, for passive health.
-    pub fn report(&self, place: usize, outcome: Outcome) {
-        if let Some(endpoint) = self.endpoints.get(place) {
-            self.state.outliers.report(endpoint, outcome, &self.cluster.passive, Instant::now(), || fastrand::u32(..100));
-        }
+    /// Notes how a try at an endpoint ended, for passive health; gives the cause of each ejection that this brings about.
+    pub fn report(&self, place: usize, outcome: Outcome) -> Vec<Cause> {
+        let Some(endpoint) = self.endpoints.get(place) else { return Vec::new() };
+        self.state.outliers.report(endpoint, outcome, &self.cluster.passive, Instant::now(), || fastrand::u32(..100))
     }
 
     /// The chosen endpoint as Pingora dials it.

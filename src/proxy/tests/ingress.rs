@@ -62,7 +62,7 @@ fn setup(app: &App, rules: &[Rule]) -> Setup {
         let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
         let mut route = Route { name: prefix.into(), rewrite: rewrite.map(Into::into), headers, ..Route::to(vec![leg]) };
         route.matches.path = Some(PathMatch { text: TextMatch::Prefix(prefix.into()), ignore_case: false });
-        routes.push(IngressRoute { route, action, filters: Arc::new(filters) });
+        routes.push(IngressRoute { route, further: Vec::new(), action, filters: Arc::new(filters) });
     }
     let mut hosts = Hosts::default();
     hosts.insert("DEFAULT", paths);

@@ -49,6 +49,7 @@ fn to(server: Arc<Endpoint>, tls: ServerTls, proxy_header: Option<ProxyHeader>) 
     let leg = Leg { name: "app".into(), weight: 1, headers: HeaderEdits::default(), clusters: vec![0] };
     let route = |action| IngressRoute {
         route: Route { name: "edge".into(), ..Route::to(vec![leg.clone()]) },
+        further: Vec::new(),
         action,
         filters: Arc::new(Filters::default()),
     };

@@ -38,6 +38,7 @@ pub(super) fn compile(inputs: &IngressInputs, tracing: &TracingSettings, last: &
     for unusable in inputs.problems.values().flatten() {
         problem(out, &unusable.path, &unusable.why, &unusable.advice);
     }
+    out.missing.extend(inputs.awaited.iter().map(|what| format!("{NAME}: {what}")));
     let (Some(listeners), Some(routing)) = (&inputs.listeners, &inputs.routing) else {
         return out.missing.push(format!("{NAME}: routes"));
     };
@@ -199,6 +200,7 @@ fn only_files(files: &Files) -> Routing {
     hosts.insert("*", paths);
     let route = IngressRoute {
         route: Route { name: "files".into(), ..Route::to(Vec::new()) },
+        further: Vec::new(),
         action: Action::Files(files.clone()),
         filters: Arc::new(Filters::default()),
     };

@@ -1,6 +1,6 @@
-//! Pools of the reverse proxy that reach services in the mesh: a discovery chain becomes clusters, and the legs of its route.
+//! Pools of the reverse proxy that reach services in the mesh: a discovery chain becomes clusters, and its routes stand behind those of paths.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{BAD_LEAF, Compiled, identity, ingress, trust};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
         ingress::{Pool, PoolSource, Routing, pool::MeshService},
         listener::{Protocol, Role},
         registration::{Chain, Target},
-        route::{HeaderEdits, Leg, Route},
+        route::{Edits, HeaderEdits, IDLE_TIMEOUT, Leg, Route, RouteTable, TIMEOUT},
     },
     snapshot::{IngressInputs, Snapshot, UpstreamInputs},
 };
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Meshed {
     /// Who we are there, once that is known; `None` without a pool in the mesh.
     pub(super) identity: Option<Arc<Identity>>,
-    /// The routing, its legs as the chains have them.
+    /// The routing, with the chains' routes behind those of its paths.
     pub(super) routing: Arc<Routing>,
     /// The clusters of its pools, each at the place of its pool; behind them the further targets of chains.
     pub(super) clusters: Vec<Cluster>,
@@ -45,11 +45,11 @@ pub(super) fn compile(inputs: &IngressInputs, routing: &Arc<Routing>, last: &Sna
                 None => clusters.push(cluster),
             }
         }
-        if let Some(route) = chain.routes.routes.last().filter(|route| !is_plain(route)) {
-            routes.insert(place, moved(route, &places));
+        if !is_plain(&chain.routes) {
+            routes.insert(place, chain.routes.routes.iter().map(|route| moved(route, &places)).collect());
         }
     }
-    let routing = if routes.is_empty() { routing.clone() } else { Arc::new(rerouted(routing, &routes)) };
+    let routing = if routes.is_empty() { routing.clone() } else { Arc::new(further(routing, &routes)) };
     Meshed { identity, routing, clusters }
 }
 
@@ -65,7 +65,7 @@ fn member(inputs: &IngressInputs, caller: &ServiceName, last: &Snapshot, out: &m
     let credentials = &inputs.credentials;
     for (there, what) in [(credentials.leaf.is_some(), "leaf"), (credentials.roots.is_some(), "roots")] {
         if !there {
-            out.missing.push(format!("{}: {what} of {caller}", ingress::NAME));
+            out.unserved.push(format!("{}: {what} of {caller}", ingress::NAME));
         }
     }
     let is_ours = |role: &Role| matches!(role, Role::Ingress(_));
@@ -75,7 +75,7 @@ fn member(inputs: &IngressInputs, caller: &ServiceName, last: &Snapshot, out: &m
         ingress::problem(out, &format!("leaf of {caller}"), &why.to_string(), BAD_LEAF);
     }
     if identity.is_none() {
-        out.missing.push(format!("{}: usable leaf of {caller}", ingress::NAME));
+        out.unserved.push(format!("{}: usable leaf of {caller}", ingress::NAME));
     }
     identity
 }
@@ -86,7 +86,7 @@ fn chain<'a>(pool: &Pool, service: &MeshService, known: Option<&'a UpstreamInput
     let unknown = UpstreamInputs::default();
     let inputs = known.unwrap_or(&unknown);
     if let Some(what) = inputs.awaited() {
-        out.missing.push(format!("{}: {name}: {what}", ingress::NAME));
+        out.unserved.push(format!("{}: {name}: {what}", ingress::NAME));
     }
     let path = format!("{}: service {name}", pool.id);
     for (target, why) in &inputs.failed {
@@ -105,10 +105,6 @@ fn chain<'a>(pool: &Pool, service: &MeshService, known: Option<&'a UpstreamInput
     };
     for bad in &chain.problems {
         ingress::problem(out, &format!("{path}, {}", bad.path), &bad.why, &bad.advice);
-    }
-    if chain.routes.routes.len() > 1 {
-        let why = "its service-router has routes, and here the paths of hosts are the routes: only the one that takes the rest is followed";
-        ingress::problem(out, &path, why, "write the routes as paths");
     }
     Some(chain)
 }
@@ -132,9 +128,11 @@ fn cluster(pool: &Pool, target: &Target, protocol: Protocol, known: &UpstreamInp
     }
 }
 
-/// Whether a chain's route says nothing but "to its first target".
-fn is_plain(route: &Route) -> bool {
-    matches!(&*route.legs, [leg] if *leg.clusters == [0] && leg.headers == HeaderEdits::default()) && route.hash.is_empty()
+/// Whether a chain's routes say nothing but "to its first target".
+fn is_plain(table: &RouteTable) -> bool {
+    let [route] = &*table.routes else { return false };
+    let to_first = matches!(&*route.legs, [leg] if *leg.clusters == [0] && leg.headers == HeaderEdits::default());
+    to_first && route.hash.is_empty() && own(route.timeout, TIMEOUT).is_none()
 }
 
 /// A chain's route whose legs lead to the targets at these places.
@@ -143,18 +141,49 @@ fn moved(route: &Route, places: &[usize]) -> Route {
     Route { legs: route.legs.iter().map(leg).collect(), ..route.clone() }
 }
 
-/// The routing, with the legs of the chains' routes in the place of those that lead to their pools.
-fn rerouted(routing: &Routing, routes: &HashMap<usize, Route>) -> Routing {
+/// The routing, with the chains' routes behind those of the paths that lead to their pools.
+fn further(routing: &Routing, chains: &HashMap<usize, Vec<Route>>) -> Routing {
     let mut routing = routing.clone();
-    for route in routing.routes.iter_mut().map(|route| &mut route.route) {
-        let place = route.legs.first().and_then(|leg| leg.clusters.first());
-        let Some(of_chain) = place.and_then(|place| routes.get(place)) else { continue };
-        route.legs.clone_from(&of_chain.legs);
-        if route.hash.is_empty() {
-            route.hash.clone_from(&of_chain.hash);
-        }
+    for route in &mut routing.routes {
+        let place = route.route.legs.first().and_then(|leg| leg.clusters.first());
+        let Some(of_chain) = place.and_then(|place| chains.get(place)) else { continue };
+        route.further = of_chain.iter().map(|of_chain| joined(&route.route, of_chain)).collect();
     }
     routing
+}
+
+/// A chain's route behind the route of a path: the shorter of both times, both edits of headers (the path has the last word), and the chain's retries
+/// before those of the path; what is hashed is the path's to say first, as its balancing is.
+fn joined(path: &Route, of_chain: &Route) -> Route {
+    let shorter = |path: Option<Duration>, of_chain: Option<Duration>| path.into_iter().chain(of_chain).min();
+    Route {
+        // What takes the rest is the path itself.
+        name: if &*of_chain.name == "default" { path.name.clone() } else { format!("{}: {}", path.name, of_chain.name).into() },
+        matches: of_chain.matches.clone(),
+        rewrite: of_chain.rewrite.clone(),
+        timeout: shorter(path.timeout, own(of_chain.timeout, TIMEOUT)),
+        idle_timeout: shorter(path.idle_timeout, own(of_chain.idle_timeout, IDLE_TIMEOUT)),
+        retry: of_chain.retry.clone().or_else(|| path.retry.clone()),
+        headers: HeaderEdits {
+            request: both(&of_chain.headers.request, &path.headers.request),
+            response: both(&of_chain.headers.response, &path.headers.response),
+        },
+        hash: if path.hash.is_empty() { of_chain.hash.clone() } else { path.hash.clone() },
+        legs: of_chain.legs.clone(),
+    }
+}
+
+/// A chain's time, unless it is the one that stands where the chain says none.
+fn own(time: Option<Duration>, unset: Duration) -> Option<Duration> {
+    time.filter(|time| *time != unset)
+}
+
+fn both(first: &Edits, then: &Edits) -> Edits {
+    Edits {
+        add: [&*first.add, &then.add].concat(),
+        set: [&*first.set, &then.set].concat(),
+        remove: [&*first.remove, &then.remove].concat(),
+    }
 }
 
 #[cfg(test)]

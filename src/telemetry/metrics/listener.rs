@@ -58,6 +58,7 @@ pub struct ListenerMetrics {
     tallies: Tallies,
     tls_failures: Grown<String, IntCounter>,
     retries: Grown<String, IntCounter>,
+    ejections: Grown<String, IntCounter>,
     peers: Grown<ServiceName, Arc<Peer>>,
     unnamed_peer: OnceLock<Arc<Peer>>,
     other_peers: OnceLock<Arc<Peer>>,
@@ -118,6 +119,7 @@ impl ListenerMetrics {
             tallies: Tallies::default(),
             tls_failures: Grown::default(),
             retries: Grown::default(),
+            ejections: Grown::default(),
             peers: Grown::default(),
             unnamed_peer: OnceLock::new(),
             other_peers: OnceLock::new(),
@@ -175,6 +177,11 @@ impl ListenerMetrics {
     /// A request was tried again on another endpoint. `outcome` is one of a few stable words.
     pub fn retry(&self, outcome: &'static str) {
         count(&self.retries, &self.families.retries, &self.labels, &[], outcome);
+    }
+
+    /// Passive health ejected an endpoint. `cause` is one of a few stable words.
+    pub fn ejected(&self, cause: &'static str) {
+        count(&self.ejections, &self.families.ejections, &self.labels, &[], cause);
     }
 
     /// How many endpoints may be chosen, and how many may not.
@@ -385,6 +392,7 @@ mod tests {
         counters.denied("intention_denied", "intention web -> api (precedence 9) denies it");
         counters.allowed();
         counters.retry("success");
+        counters.ejected("consecutive_5xx");
         counters.tls_failed("no_certificate");
         counters.endpoints(2, 1);
         for (parts, expected) in [
@@ -394,6 +402,7 @@ mod tests {
             (&["aralez_intention_decisions_total", r#"action="deny""#, r#"decider="intention web -> api (precedence 9) denies it""#], "1"),
             (&["aralez_intention_decisions_total", r#"action="allow""#], "1"),
             (&["aralez_retries_total", r#"outcome="success""#], "1"),
+            (&["aralez_upstream_ejections_total", r#"cause="consecutive_5xx""#], "1"),
             (&["aralez_tls_failures_total", r#"reason="no_certificate""#], "1"),
             (&["aralez_upstream_endpoints", r#"state="healthy""#], "2"),
             (&["aralez_upstream_endpoints", r#"state="unhealthy""#], "1"),

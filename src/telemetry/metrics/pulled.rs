@@ -46,8 +46,8 @@ impl Collector for Pulled {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let labels: Vec<&str> = self.opts.variable_labels.iter().map(String::as_str).collect();
-        let (Some(read), Ok(family)) = (self.read.get(), GaugeVec::new(self.opts.clone(), &labels)) else { return Vec::new() };
-        for (label, value) in read() {
+        let Ok(family) = GaugeVec::new(self.opts.clone(), &labels) else { return Vec::new() };
+        for (label, value) in self.read.get().map(|read| read()).unwrap_or_default() {
             family.with_label_values(&[label]).set(value);
         }
         family.collect()

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, time::SystemTime};
 
 use parking_lot::Mutex;
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{registered, seconds};
+use super::{catalog::Catalog, seconds};
 use crate::model::registration::Unusable;
 
 /// What is read anew.
@@ -69,16 +69,16 @@ struct InForce {
 }
 
 impl Reloads {
-    pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn new(catalog: &Catalog) -> prometheus::Result<Self> {
         let total = Opts::new("aralez_config_reloads_total", "Configurations read anew, by source and result");
         let successful = Opts::new("aralez_config_last_reload_successful", "1 if the last configuration was usable in every part, else 0");
         let timestamp = Opts::new("aralez_config_last_reload_timestamp_seconds", "When a configuration last took effect");
         let info = Opts::new("aralez_config_info", "Always 1; the version of the routes in force is in the label");
         Ok(Self {
-            total: registered(registry, IntCounterVec::new(total, &["source", "result"])?)?,
-            successful: registered(registry, GaugeVec::new(successful, &[])?)?,
-            timestamp: registered(registry, GaugeVec::new(timestamp, &[])?)?,
-            info: registered(registry, IntGaugeVec::new(info, &["version"])?)?,
+            total: catalog.registered(IntCounterVec::new(total, &["source", "result"])?)?,
+            successful: catalog.registered(GaugeVec::new(successful, &[])?)?,
+            timestamp: catalog.registered(GaugeVec::new(timestamp, &[])?)?,
+            info: catalog.registered(IntGaugeVec::new(info, &["version"])?)?,
             last: Mutex::default(),
             in_force: Mutex::default(),
         })

@@ -95,7 +95,7 @@ fn pair(name: &str, value: &str) -> LabelPair {
 impl Metrics {
     /// The metrics of a scope, each with the scope's labels after its own. Their names have dots, as Envoy's have inside.
     pub fn scoped(&self, scope: &Scope) -> Vec<MetricFamily> {
-        within(scope, self.registry.gather())
+        within(scope, self.catalog.gather())
     }
 
     /// The metrics of a scope as text, with Envoy's series for the sidecars that want them. What may not stand in a label's name is a `_` there.
@@ -103,7 +103,7 @@ impl Metrics {
     /// # Errors
     /// [`prometheus::Error`] when a family cannot be written as text.
     pub fn encode_scoped(&self, scope: &Scope, format: Format) -> prometheus::Result<String> {
-        let all = self.registry.gather();
+        let all = self.catalog.gather();
         let theirs = scope.with_envoy();
         let envoy = if theirs.sidecars.is_empty() { Vec::new() } else { within(&theirs, envoy::families(&all)) };
         let mut families = within(scope, all);

@@ -1,6 +1,11 @@
 //! Kubernetes, with an API server of the test's own.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    path::Path,
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
 use aralez_integration::{
@@ -12,8 +17,14 @@ use aralez_integration::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::{Edge, Setup};
-use crate::support::api_server::{ApiServer, Fault, PROMISED};
+use super::{Edge, Setup, push};
+use crate::{
+    ask::ask,
+    support::{
+        api_server::{ApiServer, Fault, PROMISED},
+        sidecar::aralez,
+    },
+};
 
 /// In which something must have happened, on a crowded machine.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -195,13 +206,160 @@ async fn what_was_known_stays_while_the_api_server_fails() {
 async fn nothing_is_served_before_everything_was_read() {
     let one = http_echo("one").await.unwrap();
     let server = cluster(&one).await;
-    server.fail("secrets", Some(Fault::Status(403)));
+    server.fail("secrets", Some(Fault::Status(500)));
     let mut edge = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).spawn();
-    edge.aralez.not_ready_for(&["routes"]).await;
-    watch_says(&edge, "kubernetes secrets", "403").await;
+    edge.aralez.not_ready_for(&["routes", "kubernetes secrets"]).await;
+    watch_says(&edge, "kubernetes secrets", "500").await;
     server.fail("secrets", None);
     edge.aralez.ready().await;
     assert_eq!(app_of(&edge, "a.test").await.unwrap(), "one");
+}
+
+#[tokio::test]
+async fn a_right_that_lacks_is_told_and_holds_back_ingresses_alone() {
+    let [one, two] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap()];
+    let server = cluster(&one).await;
+    server.fail("secrets", Some(Fault::Status(403)));
+    let file = format!(
+        "{UPSTREAMS}upstreams:\n  file.test:\n    paths:\n      /: {{servers: [\"{}\"]}}\n      /named: {{kubernetes: {{service: web, namespace: shop}}}}\n",
+        two.address
+    );
+    let mut edge = Setup::new(&file).file("kubeconfig", server.kubeconfig()).spawn();
+    eventually("the route of the file", LIMIT, async || {
+        edge.http.connect().await?;
+        ensure!(app_of(&edge, "file.test").await? == "two");
+        ensure!(edge.get("file.test", "/named").await.headers.get("x-app").is_some_and(|app| app == "one"));
+        let missing = edge.aralez.not_ready_for(&["ingress: kubernetes secrets"]).await;
+        ensure!(!missing.contains("services"), "{missing}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(edge.get("a.test", "/").await.status, 404);
+    let (code, out, _) = ask("status", edge.aralez.admin_address(), &[]).await;
+    assert!(
+        code == Some(1) && out.contains("problem  ingress: kubernetes secrets: 403: the test says so; give the account this right"),
+        "{out}"
+    );
+
+    // Once there were Ingresses, they stay.
+    server.fail("secrets", None);
+    edge.aralez.ready().await;
+    served(&edge, "a.test", "one").await;
+    server.fail("secrets", Some(Fault::Status(403)));
+    server.compact();
+    server.cut();
+    watch_says(&edge, "kubernetes secrets", "403").await;
+    assert_eq!(app_of(&edge, "a.test").await.unwrap(), "one");
+    edge.aralez.ready().await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_cluster_alone_is_told_and_turns_to_it() {
+    let [one, two] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap()];
+    let (server, other) = (cluster(&one).await, cluster(&two).await);
+    let edge = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).file("other", other.kubeconfig()).start().await;
+    let changed = UPSTREAMS.replace("kubeconfig: kubeconfig", "kubeconfig: other").replace(", edge.example", "");
+    let told = push(&edge, "?dry_run", &changed).await.text();
+    let changes = ["kubernetes.kubeconfig: kubeconfig -> other", "kubernetes.status_address: edge.example removed"];
+    assert!(changes.iter().all(|change| told.contains(&format!("would change: {change}\n"))), "{told}");
+    // Nothing of the new cluster is known yet: the old routes stay until all is.
+    other.fail("services", Some(Fault::Status(500)));
+    assert_eq!(push(&edge, "", &changed).await.status, 200);
+    edge.aralez.logged(&changes.join("; "), LIMIT).await;
+    eventually("a list that fails", LIMIT, async || {
+        let watches = edge.aralez.admin("/watches").await?.text();
+        ensure!(watches.contains("500: the test says so"), "{watches}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(app_of(&edge, "a.test").await.unwrap(), "one");
+    other.fail("services", None);
+    served(&edge, "a.test", "two").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_a_thousand_endpoints_is_few_snapshots() {
+    const MANY: usize = 1000;
+    let one = http_echo("one").await.unwrap();
+    let server = cluster(&one).await;
+    server.put("services", json!({"metadata": {"name": "big", "namespace": "shop"}, "spec": {"ports": [{"name": "http", "port": 80}]}}));
+    server.put("ingresses", ingress("big", "big.test", "big"));
+    let edge = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).start().await;
+    let generation = async || {
+        serde_json::from_str::<Value>(&edge.aralez.admin("/status.json").await.unwrap().text()).unwrap()["configuration"]["generation"]
+            .clone()
+    };
+    let before = generation().await;
+    let began = Instant::now();
+    for n in 0..MANY {
+        let mut more = slice("big", &[&one]);
+        more["metadata"]["name"] = format!("big-{n}").into();
+        more["endpoints"][0]["addresses"] = json!([format!("127.1.{}.{}", n / 250, n % 250 + 1)]);
+        server.put("endpointslices", more);
+    }
+    let known = eventually("all endpoints", 3 * LIMIT, async || {
+        assert_eq!(app_of(&edge, "a.test").await.unwrap(), "one");
+        let clusters: Vec<Value> = serde_json::from_str(&edge.aralez.admin("/clusters").await?.text())?;
+        let big =
+            clusters.iter().find(|cluster| cluster["name"] == "big.test/").map_or(0, |big| big["endpoints"].as_array().unwrap().len());
+        ensure!(big == MANY, "{big}");
+        Ok(())
+    });
+    known.await.unwrap();
+    let snapshots = generation().await.as_u64().unwrap() - before.as_u64().unwrap();
+    println!("{MANY} endpoints in {:?}, {snapshots} snapshots", began.elapsed());
+    assert!(snapshots < MANY as u64 / 5, "{snapshots}");
+}
+
+/// `aralez check`: exit code, standard output, standard error.
+async fn check(main: &Path, more: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = aralez();
+    command.env("HOME", "/nonexistent").env_remove("KUBECONFIG").arg("check").arg("-c").arg(main).args(more);
+    let Output { status, stdout, stderr } = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_used_is_told_by_status_and_by_check() {
+    let one = http_echo("one").await.unwrap();
+    let server = cluster(&one).await;
+    server.put("ingresses", ingress("late", "a.test", "web"));
+    server.put("ingresses", ingress("lost", "b.test", "absent"));
+    let edge = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).start().await;
+    let twice = "Ingress shop/one: the path / of host a.test belongs to Ingress shop/late; keep one of them";
+    let absent = "there is no Service absent in namespace shop";
+    eventually("status", LIMIT, async || {
+        let (code, out, _) = ask("status", edge.aralez.admin_address(), &[]).await;
+        let wanted = ["watch    kubernetes endpointslices  answers", &format!("problem  ingress: {twice}"), absent];
+        ensure!(code == Some(0) && wanted.iter().all(|part| out.contains(part)), "{out}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let status = edge.aralez.admin("/status.json").await.unwrap().text();
+    assert!(status.contains("kubernetes ingresses") && status.contains(absent), "{status}");
+
+    let main = edge.path("main.yaml");
+    let (code, out, told) = check(&main, &["-cluster"]).await;
+    assert_eq!((code, &*out), (Some(1), "route a.test/: Service shop/web, 1 endpoints\n"), "{told}");
+    assert_eq!(told, format!("{twice}\nroute b.test/: {absent}; see to the Service and its ports; until then it is answered with 503\n"));
+    server.fail("secrets", Some(Fault::Status(403)));
+    let (code, out, told) = check(&main, &["-cluster", "-format=json"]).await;
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &report["findings"][0]["path"], &*told), (Some(1), &json!("kubernetes secrets"), ""), "{out}");
+    // Without the flag nothing is asked; that there is no way to the cluster is a warning.
+    assert_eq!(check(&main, &[]).await, (Some(0), String::new(), String::new()));
+    fs::remove_file(edge.path("kubeconfig")).unwrap();
+    let (code, _, told) = check(&main, &[]).await;
+    assert!(code == Some(0) && told.starts_with("warning: ") && told.contains("upstreams.yaml: from here the cluster"), "{told}");
+    fs::write(edge.path("upstreams.yaml"), "provider: kubernetes\n").unwrap();
+    let (code, _, told) = check(&main, &[]).await;
+    assert!(code == Some(0) && told.contains("in-cluster"), "{told}");
+    fs::write(edge.path("upstreams.yaml"), "provider: file\nupstreams: {}\n").unwrap();
+    let (code, _, told) = check(&main, &["-cluster"]).await;
+    assert!(code == Some(2) && told.contains("no cluster"), "{told}");
 }
 
 #[tokio::test]

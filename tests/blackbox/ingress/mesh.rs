@@ -1,5 +1,7 @@
 //! Services that the reverse proxy calls through their sidecars: `connect: true`.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use aralez_integration::{
     apps::{self, http_echo},
@@ -15,17 +17,20 @@ use crate::support::{
 
 /// A proxy called `edge` with the service `api` at `/` and a server of its own at `/old`.
 fn setup(agent: &FakeAgent, old: &apps::App) -> Setup {
+    asking(&[agent.address()], old)
+}
+
+fn asking(agents: &[String], old: &apps::App) -> Setup {
     Setup::new(&format!(
-        "consul: {{servers: \"{}\", service: edge}}\nupstreams:\n  \"*\":\n    paths:\n      /: {{consul: {{service: api, connect: true}}}}\n      \
+        "consul: {{servers: {agents:?}, service: edge}}\nupstreams:\n  \"*\":\n    paths:\n      /: {{consul: {{service: api, connect: true}}}}\n      \
          /old: {{servers: [\"{}\"]}}\n",
-        agent.address(),
         old.address
     ))
 }
 
-async fn answers(edge: &Edge, path: &str, status: u16) {
+async fn answers(edge: &Edge, path: &str, status: u16, limit: Duration) {
     let what = format!("{status} of {path}");
-    let answered = eventually(&what, EFFECT, async || {
+    let answered = eventually(&what, limit, async || {
         let answer = edge.get("a.test", path).await;
         ensure!(answer.status == status, "{}: {}", answer.status, answer.text());
         Ok(())
@@ -45,12 +50,12 @@ async fn a_service_is_called_through_its_sidecar_under_its_intentions() {
     assert_eq!(edge.get("a.test", "/old").await.headers["x-app"], "old");
 
     agent.set_intentions("api", vec![intention("edge", "api", "deny")]);
-    answers(&edge, "/", 403).await;
+    answers(&edge, "/", 403, EFFECT).await;
     let log = backend.sidecar.logged("denied", RECOVERY).await;
     assert!(log.contains("/svc/edge"), "the denied caller is named: {log}");
     assert_eq!(edge.get("a.test", "/old").await.status, 200);
     agent.set_intentions("api", vec![intention("edge", "api", "allow")]);
-    answers(&edge, "/", 200).await;
+    answers(&edge, "/", 200, EFFECT).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +83,8 @@ async fn another_service_at_the_address_of_an_instance_gets_nothing() {
     let edge = setup(&agent, &old).start().await;
     let answer = edge.get("a.test", "/").await;
     assert_eq!((answer.status.as_u16(), stranger.app.requests()), (503, 0), "{}", answer.text());
+    let reason = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure";
+    assert_eq!(answer.text(), reason, "no identity is told to clients");
     edge.aralez.logged("/svc/other", RECOVERY).await;
 }
 
@@ -113,4 +120,43 @@ async fn a_renewed_leaf_an_agent_away_and_instances_that_come_and_go_fail_no_req
     agent.set_instances("api", vec![Instance::new(&first.proxy_id(), first.public_port)]);
     load.progress(50, RECOVERY).await.unwrap();
     assert_flawless(load, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_agent_the_other_routes_serve_at_once_and_the_start_is_done() {
+    let (mut agent, old) = (FakeAgent::start().await, http_echo("old").await.unwrap());
+    let backend = Backend::start(&agent, "api", "api-1").await;
+    agent.set_instances("api", vec![backend.instance.clone()]);
+    agent.kill().await;
+    let folder = tempfile::tempdir().unwrap();
+    let pid_file = folder.path().join("pid");
+    let mut edge = setup(&agent, &old).main(&format!("pid_file: {}", pid_file.display())).spawn();
+    // Written once it serves; what waits for that (systemd, whoever started it in the background) must not wait for Consul.
+    let started = eventually("the pid file", RECOVERY, async || std::fs::read_to_string(&pid_file).map_err(Into::into));
+    started.await.unwrap();
+    assert_eq!((edge.get("a.test", "/old").await.status.as_u16(), edge.get("a.test", "/").await.status.as_u16()), (200, 503));
+    let missing = edge.aralez.not_ready_for(&["ingress: leaf of edge", "ingress: roots of edge", "ingress: api: discovery chain"]).await;
+    assert!(!missing.contains("listener"), "{missing}");
+    agent.revive().await;
+    edge.aralez.ready().await;
+    assert_eq!(edge.get("a.test", "/").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_agent_is_asked_when_one_does_not_answer() {
+    let (mut agent, old) = (FakeAgent::start().await, http_echo("old").await.unwrap());
+    let mut nobody = FakeAgent::start().await;
+    nobody.kill().await;
+    let backend = Backend::start(&agent, "api", "api-1").await;
+    agent.set_instances("api", vec![backend.instance.clone()]);
+    let edge = asking(&[nobody.address(), agent.address()], &old).start().await;
+    assert_eq!(edge.get("a.test", "/").await.headers["x-app"], "api-1");
+    // Both are away for a while, and what was known stays.
+    agent.kill().await;
+    assert_eq!(edge.get("a.test", "/").await.status, 200);
+    agent.revive().await;
+    agent.set_instances("api", Vec::new());
+    answers(&edge, "/", 503, RECOVERY).await;
+    agent.set_instances("api", vec![backend.instance.clone()]);
+    answers(&edge, "/", 200, RECOVERY).await;
 }

@@ -18,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use self::promql::{Selector, selectors};
 use crate::ingress::{Edge, Setup};
+use crate::support::api_server::ApiServer;
 use crate::support::fake_agent::{FakeAgent, intention};
 use crate::support::mesh::{EFFECT, Mesh, RECOVERY};
 use crate::support::raw::read_until;
@@ -87,21 +88,28 @@ async fn mesh(protocol: &'static str) -> (Mesh, [Address; 2]) {
     (mesh, outlets)
 }
 
-/// A reverse proxy with a server that answers, one that is never there, and one that fails its health checks.
+/// A reverse proxy with a server that answers, one that is never there, and one that fails its health checks; and a cluster that has gone since.
 async fn edge() -> Edge {
+    let cluster = ApiServer::start().await;
     let app = http_echo("shop").await.unwrap();
     let (dead, sick) = (free_port().unwrap(), free_port().unwrap());
     let routes = format!(
-        "provider: file\nupstreams:\n  shop.example:\n    paths:\n      /: {{servers: ['127.0.0.1:{dead}', '{}'], retries: {{attempts: 2}}}}\n      \
+        "provider: kubernetes\nkubernetes: {{kubeconfig: kubeconfig}}\nupstreams:\n  shop.example:\n    paths:\n      /: {{servers: ['127.0.0.1:{dead}', '{}'], retries: {{attempts: 2}}, healthcheck: false}}\n      \
          /sick: {{servers: ['127.0.0.1:{sick}'], healthcheck: true}}\n",
         app.address
     );
-    let edge = Setup::new(&routes).main("hc_interval: 1\nmetrics: {compat: envoy}").start().await;
+    let setup = Setup::new(&routes).file("kubeconfig", cluster.kubeconfig());
+    let edge = setup.main("hc_interval: 1\nmetrics: {compat: envoy}").start().await;
     let tried = eventually("a request that is tried again", RECOVERY, async || {
         edge.get("shop.example", "/").await;
         edge.get("shop.example", "/sick").await;
         let text = metrics(edge.aralez.admin_address()).await;
-        ensure!(["aralez_retries_total{", "code_class=\"5xx\"", "aralez_server_healthy{"].iter().all(|part| text.contains(part)), "{text}");
+        ensure!(
+            ["aralez_retries_total{", "aralez_upstream_ejections_total{", "code_class=\"5xx\"", "aralez_server_healthy{"]
+                .iter()
+                .all(|part| text.contains(part)),
+            "{text}"
+        );
         Ok(())
     });
     tried.await.unwrap();
@@ -124,6 +132,8 @@ async fn everything() -> Shown {
         Ok(())
     });
     settled.await.unwrap();
+    http.app.answer_next([500]);
+    assert_eq!(clients::get(&http.entry, "/").await.unwrap().status, 500);
     http.agent.set_intentions("api", vec![intention("web", "api", "deny")]);
     let denied = eventually("a refusal", EFFECT, async || {
         ensure!(clients::get(&http.entry, "/").await?.status == 403);
@@ -190,12 +200,13 @@ fn alerts() -> Vec<String> {
     rules.map(expression).collect()
 }
 
-/// The names in the documentation's tables: the first cell of each row below the heading `## Metrics`.
+/// The names in the documentation's tables: the first cell of each row, below the heading `## Metrics` and in the reference.
 fn documented() -> BTreeSet<String> {
-    let text = std::fs::read_to_string(file("docs/observability.md")).unwrap();
+    let page = |path: &str| std::fs::read_to_string(file(path)).unwrap();
+    let (text, reference) = (page("docs/observability.md"), page("docs/reference/metrics.md"));
     let (_, section) = text.split_once("\n## Metrics\n").unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let cells = section.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let cells = section.lines().chain(reference.lines()).filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
     let names =
         cells.flat_map(|cell| cell.split('`')).filter(|name| ["aralez_", "envoy_", "process_"].iter().any(|own| name.starts_with(own)));
     names.map(str::to_owned).collect()
@@ -217,7 +228,7 @@ async fn every_query_and_every_row_of_the_documentation_has_its_series() {
     let documented = documented();
     let silent: Vec<&String> = there.difference(&documented).collect();
     let absent: Vec<&String> = documented.difference(&there).filter(|name| *name != "aralez_grpc_requests_total").collect();
-    assert!(silent.is_empty() && absent.is_empty(), "not in docs/observability.md: {silent:?}; only there: {absent:?}");
+    assert!(silent.is_empty() && absent.is_empty(), "not in the documentation: {silent:?}; only there: {absent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,5 +247,33 @@ async fn openmetrics_comes_to_those_who_ask_and_names_the_trace() {
         let plain = clients::get(address, "/metrics").await.unwrap();
         assert_eq!(plain.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
         assert!(!plain.text().contains(trace));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_series_are_shown_only_where_a_key_asks_for_them() {
+    const SERIES: &str = "\nenvoy_http_downstream_rq_total{";
+    let app = http_echo("shop").await.unwrap();
+    let routes =
+        format!("provider: file\nupstreams: {{shop.example: {{paths: {{/: {{servers: ['{}'], healthcheck: false}}}}}}}}\n", app.address);
+    for (key, shown) in [("metrics: {compat: envoy}", true), ("", false)] {
+        let edge = Setup::new(&routes).main(key).start().await;
+        assert_eq!(edge.get("shop.example", "/").await.status, 200);
+        for address in [edge.aralez.admin_address(), &edge.api] {
+            assert_eq!(metrics(address).await.contains(SERIES), shown, "{key}");
+        }
+    }
+    let (mesh, outlets) = mesh("http").await;
+    for (compat, shown) in [(json!("envoy"), true), (Value::Null, false)] {
+        mesh.agent.edit_registration("web-1-sidecar-proxy", |service| service["Proxy"]["Config"]["aralez_metrics_compat"] = compat.clone());
+        let what = format!("{compat} at the sidecar");
+        let follows = eventually(&what, RECOVERY, async || {
+            mesh.answering().await?;
+            let text = clients::get(&outlets[1], "/metrics").await?.text();
+            ensure!(text.contains("aralez_requests_total{") && text.contains(SERIES) == shown, "{text}");
+            Ok(())
+        });
+        follows.await.unwrap();
+        assert!(!metrics(mesh.web.admin_address()).await.contains(SERIES));
     }
 }

@@ -50,11 +50,12 @@ fn tokens(query: &str) -> Vec<Token> {
     tokens
 }
 
-/// The selectors of a query. Labels of a list (`by`, `on`, …) count for each selector within `many`-to-one joins too, so a query that joins
-/// names the labels which it takes over from the other side in `group_left`: those are not asked of its selectors.
+/// The selectors of a query. What it joins by (`on`) each must have, and what it groups by too. With `group_left` the result has the labels of the
+/// left side, so only the first must have what is grouped by, and the last what is taken over from it.
 pub fn selectors(query: &str) -> Vec<Selector> {
     let tokens = tokens(query);
-    let (mut found, mut grouped, mut taken) = (Vec::<Selector>::new(), BTreeSet::new(), BTreeSet::new());
+    let mut found = Vec::<Selector>::new();
+    let (mut joined, mut grouped, mut taken) = (BTreeSet::new(), BTreeSet::new(), None);
     let mut at = 0;
     while let Some(token) = tokens.get(at) {
         at += 1;
@@ -63,13 +64,14 @@ pub fn selectors(query: &str) -> Vec<Selector> {
         if LISTS.contains(&name.as_str()) {
             let list = tokens[at..].iter().take_while(|token| **token != Token::Sign(')'));
             let labels = list.filter_map(|token| if let Token::Name(label) = token { Some(label.clone()) } else { None });
-            if name.starts_with("group_") {
-                taken.extend(labels)
-            } else {
-                grouped.extend(labels)
+            match name.as_str() {
+                "group_left" => taken.get_or_insert_with(BTreeSet::new).extend(labels),
+                "by" => grouped.extend(labels),
+                "on" => joined.extend(labels),
+                other => panic!("{other}, of {query}, is not understood here"),
             }
             at += tokens[at..].iter().position(|token| *token == Token::Sign(')')).unwrap();
-        } else if !WORDS.contains(&name.as_str()) && !open('(') {
+        } else if !WORDS.contains(&name.as_str()) && !open('(') && !tokens.get(at).is_some_and(is_list) {
             let mut selector = Selector { name: name.clone(), labels: BTreeSet::new(), values: Vec::new() };
             if open('{') {
                 let end = at + tokens[at..].iter().position(|token| *token == Token::Sign('}')).unwrap();
@@ -85,10 +87,21 @@ pub fn selectors(query: &str) -> Vec<Selector> {
             found.push(selector);
         }
     }
-    for selector in &mut found {
-        selector.labels.extend(grouped.difference(&taken).cloned());
+    let last = found.len().saturating_sub(1);
+    for (at, selector) in found.iter_mut().enumerate() {
+        selector.labels.extend(joined.clone());
+        match &taken {
+            None => selector.labels.extend(grouped.clone()),
+            Some(taken) if at == last => selector.labels.extend(taken.clone()),
+            Some(taken) => selector.labels.extend(grouped.difference(taken).cloned()),
+        }
     }
     found
+}
+
+/// Whether a list of labels follows: what stands before it is no series.
+fn is_list(token: &Token) -> bool {
+    matches!(token, Token::Name(name) if LISTS.contains(&name.as_str()))
 }
 
 #[test]
@@ -102,7 +115,11 @@ fn a_query_is_taken_apart() {
             labels: labels(&["a", "c", "e", "f", "le"]),
             values: vec![("a".to_owned(), "1".to_owned())],
         },
-        Selector { name: "y".to_owned(), labels: labels(&["f", "le"]), values: Vec::new() },
+        Selector { name: "y".to_owned(), labels: labels(&["b", "f"]), values: Vec::new() },
     ];
     assert_eq!(selectors(query), expected);
+    let halves = selectors("sum by (a) (x) / sum by (a) (y) and on (b) z");
+    assert!(
+        halves.iter().map(|half| half.name.as_str()).eq(["x", "y", "z"]) && halves.iter().all(|half| half.labels == labels(&["a", "b"]))
+    );
 }

@@ -65,7 +65,12 @@ impl Survey<'_> {
                     Denied::DefaultPolicyUnknown(_) => {
                         format!("let an intention name it: consul intention create -allow {} {}", from.name, to.name)
                     }
-                    _ => format!("if it shall: consul intention create -replace -allow {} {}", from.name, to.name),
+                    // Consul's command line does not change what a config entry says.
+                    _ => format!(
+                        "if it shall: consul intention create -replace -allow {} {to}, or its service-intentions entry if there is one",
+                        from.name,
+                        to = to.name
+                    ),
                 };
                 self.report.error(path, format!("{from} may not call {to}: {denied}"), advice);
             }

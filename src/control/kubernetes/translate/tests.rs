@@ -193,7 +193,7 @@ fn who_came_first_keeps_a_path() {
     files.hosts.insert("A.test", paths);
     files.pools.push(Arc::new(Pool { id: TargetId("a.test/file".into()), ..template().pool }));
     let leg = Leg { name: "a.test/file".into(), weight: 10_000, headers: HeaderEdits::default(), clusters: vec![0] };
-    files.routes.push(IngressRoute { route: Route::to(vec![leg]), action: Action::Forward, filters: Arc::default() });
+    files.routes.push(IngressRoute { route: Route::to(vec![leg]), further: Vec::new(), action: Action::Forward, filters: Arc::default() });
     let Translation { routing, problems, .. } = translated(&objects, &files);
     assert_taken(
         &routing,

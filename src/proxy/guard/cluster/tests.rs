@@ -18,7 +18,7 @@ fn ten() -> Vec<Arc<Endpoint>> {
 }
 
 fn eject(cluster: &ClusterState, state: &Arc<EndpointState>, now: Instant) {
-    (0..5).for_each(|_| cluster.outliers.report(state, Outcome::Reset, &PassiveHealth::default(), now, || 0));
+    (0..5).for_each(|_| drop(cluster.outliers.report(state, Outcome::Reset, &PassiveHealth::default(), now, || 0)));
     assert!(state.is_ejected(now));
 }
 
@@ -53,7 +53,7 @@ fn an_ejected_endpoint_that_is_put_back_is_still_ejected() {
     assert!(back[0].is_ejected(start));
     assert_eq!(cluster.view(start).len(), 1);
     (1..10).for_each(|n| {
-        (0..5).for_each(|_| cluster.outliers.report(&back[n], Outcome::Reset, &PassiveHealth::default(), start, || 0));
+        (0..5).for_each(|_| drop(cluster.outliers.report(&back[n], Outcome::Reset, &PassiveHealth::default(), start, || 0)));
     });
     assert_eq!(cluster.view(start).len(), 1, "it counts for the share again");
 }
@@ -79,7 +79,7 @@ fn a_late_report_of_an_endpoint_that_is_gone_ejects_nobody() {
     let cluster = ClusterState::new(start);
     let states = cluster.follow(&ten(), start);
     cluster.follow(&ten()[1..], start);
-    (0..5).for_each(|_| cluster.outliers.report(&states[0], Outcome::Reset, &PassiveHealth::default(), start, || 0));
+    (0..5).for_each(|_| drop(cluster.outliers.report(&states[0], Outcome::Reset, &PassiveHealth::default(), start, || 0)));
     assert!(!states[0].is_ejected(start));
 }
 

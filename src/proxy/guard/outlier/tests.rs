@@ -182,8 +182,8 @@ fn the_draw_decides_and_is_made_only_when_an_ejection_is_at_stake() {
         let scene = Scene::new(10);
         let policy = PassiveHealth { enforcing, ..scene.policy };
         let report = |draw: &dyn Fn() -> u32| scene.cluster.outliers.report(&scene.hosts[0], FAILED, &policy, scene.start, draw);
-        (0..4).for_each(|_| report(&|| panic!("nothing is at stake")));
-        report(&|| draw);
+        (0..4).for_each(|_| assert_eq!(report(&|| panic!("nothing is at stake")), []));
+        assert_eq!(report(&|| draw) == [Cause::Consecutive5xx], ejected, "{draw} of {enforcing}");
         assert_eq!(scene.is_ejected(0, 0.0), ejected, "{draw} of {enforcing}");
     }
 }

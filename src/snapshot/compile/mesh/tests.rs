@@ -8,8 +8,10 @@ use crate::{
         access_log::AccessLog,
         balance::{Balance, Limits, PassiveHealth},
         cluster::{Endpoint, Health, Trust},
+        format::Format,
         ingress::{Action, Filters, Hosts, IngressListeners, IngressRoute},
         listener::{Address, Bind, Listener},
+        matching::{PathMatch, TextMatch},
         registration::Naming,
         route::RouteTable,
         secret::Secret,
@@ -44,7 +46,8 @@ fn leg(clusters: &[usize]) -> Leg {
 /// A reverse proxy with the route `/` to the service `api`, and `/old` to a server.
 fn inputs(ca: &Ca) -> IngressInputs {
     let route = |place: usize| IngressRoute {
-        route: Route::to(vec![leg(&[place])]),
+        route: Route { name: "a.test/".into(), timeout: None, ..Route::to(vec![leg(&[place])]) },
+        further: Vec::new(),
         action: Action::Forward,
         filters: Arc::new(Filters::default()),
     };
@@ -106,11 +109,11 @@ fn role(listener: &Listener) -> &crate::model::ingress::Ingress {
 #[test]
 fn a_chain_becomes_clusters_and_legs_and_servers_stay_what_they_are() {
     let (out, listener) = compiled(inputs(&Ca::new()), &Snapshot::default());
-    assert_eq!((out.missing, out.snapshot.problems.len()), (Vec::<String>::new(), 0));
+    assert_eq!((out.missing, out.unserved, out.snapshot.problems.len()), (Vec::<String>::new(), Vec::<String>::new(), 0));
     let ingress = role(&listener);
     let names: Vec<&str> = ingress.clusters.iter().map(|cluster| &*cluster.target.0).collect();
     assert_eq!(names, ["a.test/#api", "a.test/old", "a.test/#spare"]);
-    let legs = |route: usize| ingress.routing.routes[route].route.legs.iter().map(|leg| leg.clusters.clone()).collect::<Vec<_>>();
+    let legs = |route: usize| ingress.routing.routes[route].routes()[0].legs.iter().map(|leg| leg.clusters.clone()).collect::<Vec<_>>();
     assert_eq!((legs(0), legs(1)), (vec![vec![0, 2]], vec![vec![1]]));
     let api = &ingress.clusters[0];
     assert_eq!(api.trust, Trust::Mesh { sni: "api.internal".into(), expected: Arc::new([id("api")]) });
@@ -128,10 +131,39 @@ fn splits_are_legs_and_a_plain_chain_leaves_the_routing_alone() {
         (compiled(ingress, &Snapshot::default()).1, routing)
     };
     let (listener, _) = with(known(&["api", "next"], &[&[0], &[1]]));
-    let legs = &role(&listener).routing.routes[0].route.legs;
+    let legs = &role(&listener).routing.routes[0].routes()[0].legs;
     assert_eq!(legs.iter().map(|leg| leg.clusters.clone()).collect::<Vec<_>>(), [[0], [2]]);
     let (listener, routing) = with(known(&["api"], &[&[0]]));
     assert!(Arc::ptr_eq(&role(&listener).routing, &routing));
+}
+
+#[test]
+fn routes_of_a_router_stand_behind_the_path_which_has_the_last_word() {
+    let ca = Ca::new();
+    let mut ingress = inputs(&ca);
+    let set = |value: &str| Edits { set: vec![("x-a".into(), Format::text(value))], ..Edits::default() };
+    let mut routing = Routing::clone(ingress.routing.as_ref().unwrap());
+    routing.routes[0].route.timeout = Some(Duration::from_secs(20));
+    routing.routes[0].route.headers.request = set("path");
+    ingress.routing = Some(Arc::new(routing));
+    let mut known = known(&["api", "v2"], &[&[0]]);
+    let prefix = PathMatch { text: TextMatch::Prefix("/v2".into()), ignore_case: false };
+    let long = Route { name: "route 2".into(), timeout: None, ..Route::to(vec![leg(&[1])]) };
+    let mut v2 = Route { name: "route 1".into(), rewrite: Some("/".into()), timeout: Some(Duration::from_secs(3)), ..long.clone() };
+    (v2.matches.path, v2.headers.request) = (Some(prefix), set("chain"));
+    let Some(Ok(chain)) = &mut known.chain else { panic!("a chain") };
+    let chain = Arc::make_mut(chain);
+    chain.routes = Arc::new(RouteTable { routes: vec![v2.clone(), long, chain.routes.routes[0].clone()] });
+    ingress.services = BTreeMap::from([(TargetId("a.test/".into()), Arc::new(known))]);
+
+    let (out, listener) = compiled(ingress, &Snapshot::default());
+    assert_eq!(out.snapshot.problems, []);
+    let routes = role(&listener).routing.routes[0].routes();
+    let said: Vec<_> =
+        routes.iter().map(|route| (&*route.name, route.timeout.map(|time| time.as_secs()), &*route.legs[0].clusters)).collect();
+    assert_eq!(said, [("a.test/: route 1", Some(3), &[2][..]), ("a.test/: route 2", Some(20), &[2]), ("a.test/", Some(20), &[0])]);
+    assert_eq!((&routes[0].matches, &routes[0].rewrite), (&v2.matches, &v2.rewrite));
+    assert_eq!(routes[0].headers.request.set, [set("chain").set, set("path").set].concat());
 }
 
 #[test]
@@ -149,7 +181,7 @@ fn what_is_missing_is_named_and_leaves_the_pool_empty_alone() {
         (without(whole.credentials.clone(), BTreeMap::new()), "ingress: api: discovery chain"),
     ] {
         let (out, listener) = compiled(ingress, &Snapshot::default());
-        assert_eq!(out.missing, [missing]);
+        assert_eq!((out.unserved.as_slice(), out.missing.len()), (&[missing.to_owned()][..], 0));
         let ingress = role(&listener);
         assert!(matches!(ingress.clusters[0].trust, Trust::Servers { .. }) && ingress.clusters[0].endpoints.is_empty(), "{missing}");
     }
@@ -163,7 +195,7 @@ fn a_bad_leaf_is_no_leaf_and_the_last_good_one_stays() {
     let bad = Credentials { leaf: Some(ca.leaf("other")), ..whole.credentials.clone() };
     let (out, listener) = compiled(IngressInputs { credentials: bad, ..whole }, &first.snapshot);
     assert_eq!(listener.identity.as_ref().unwrap().leaf.id, id("edge"));
-    assert_eq!((out.missing.len(), out.snapshot.problems.len()), (0, 1));
+    assert_eq!((out.unserved.len(), out.snapshot.problems.len()), (0, 1));
 }
 
 #[test]

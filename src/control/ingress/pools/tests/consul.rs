@@ -10,12 +10,13 @@ use crate::{
     config::agent::AgentConfig,
     control::{
         consul::testing::{Agent, Reply, Seen, config},
-        ingress::pools::Settings,
+        ingress::pools::{PATIENCE, Settings},
     },
     model::{
+        identity::ServiceName,
         ingress::{
             PoolSource,
-            pool::{ConsulService, Pool, Scheme},
+            pool::{ConsulService, MeshService, Pool, Scheme},
         },
         secret::Secret,
     },
@@ -141,4 +142,14 @@ async fn an_agent_that_does_not_answer_holds_a_load_back_for_a_moment_only() {
     let begun = tokio::time::Instant::now();
     bench.load(vec![of(service())]).await;
     assert!(begun.elapsed() < Duration::from_secs(4) && bench.now().healthy("/") == 0);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_mesh_whose_agents_are_away() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut bench = asking(vec![config(&dead.to_string())]);
+    let service = MeshService { caller: ServiceName::local("edge"), service: ServiceName::local("web"), datacenter: None };
+    let begun = tokio::time::Instant::now();
+    bench.load(vec![Pool { source: PoolSource::Mesh(service), ..pool("/", &[]) }]).await;
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }

@@ -117,6 +117,9 @@ impl Sidecar {
 
     /// Refuses: answers, and leaves the reason for the record.
     async fn refuse(session: &mut Session, exchange: &mut Exchange, refusal: Refusal) -> pingora_core::Result<bool> {
+        if let Some(live) = exchange.live.clone() {
+            exchange.lap_admission(&live, Some(&refusal));
+        }
         if let Refusal::BadRequest(_) | Refusal::NoForm(_) = refusal {
             // Whatever follows on such a connection cannot be trusted to be a request.
             session.set_keepalive(None);
@@ -127,7 +130,6 @@ impl Sidecar {
         }
         let status = refusal.status();
         let answered = refusal.answer(session, |request, head| Self::finish(request, head, exchange, status)).await;
-        exchange.lap_not_admitted(&refusal);
         exchange.refusal = Some(refusal);
         if discards && !session.is_body_done() {
             body::discard(session).await;
@@ -169,12 +171,13 @@ impl ProxyHttp for Sidecar {
                 Ok(Admitted::File(mut file)) => {
                     let status = file.head.status.as_u16();
                     Self::finish(session.req_header(), &mut file.head, exchange, status)?;
+                    exchange.lap_admission(&live, None);
                     return file.send(session).await.map(|()| true);
                 }
                 Err(refusal) => return Self::refuse(session, exchange, refusal).await,
             }
         }
-        exchange.lap(if let Role::Upstream(_) = live.listener.role { Step::Route } else { Step::Authorize });
+        exchange.lap_admission(&live, None);
         timing::take_in(session, exchange, &live).await?;
         Ok(false)
     }

@@ -55,10 +55,7 @@ pub async fn serve(
     let live = exchange.pin(&context);
     exchange.begin_trace(&live, &context, &HeaderMap::new());
     let admitted = exchange.authorize(&context, &live, None).and_then(|()| exchange.route(&live, None));
-    match &admitted {
-        Ok(()) => exchange.lap(if let Role::Upstream(_) = live.listener.role { Step::Route } else { Step::Authorize }),
-        Err(refusal) => exchange.lap_not_admitted(refusal),
-    }
+    exchange.lap_admission(&live, admitted.as_ref().err());
     let end = match admitted {
         Err(refusal) => End::Refused(refusal),
         Ok(()) => match connect(&mut exchange, &live).await {

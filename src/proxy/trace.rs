@@ -71,15 +71,17 @@ impl Exchange {
         self.note(|_| step, || (refusal.flag() != Flag::None).then(|| refusal.to_string()));
     }
 
-    /// The step that refused a request before it had an endpoint.
-    pub fn lap_not_admitted(&mut self, refusal: &Refusal) {
-        let Some(live) = self.live.clone() else { return };
+    /// It was decided whether a request is let through: not, if there is a refusal.
+    pub fn lap_admission(&mut self, live: &Live, refusal: Option<&Refusal>) {
         let step = match &live.listener.role {
             Role::Inbound(_) => Step::Authorize,
-            Role::Ingress(_) if self.taken(&live).is_some() => Step::Authorize,
+            Role::Ingress(_) if self.taken(live).is_some() => Step::Authorize,
             Role::Ingress(_) | Role::Upstream(_) | Role::Exposed(_) => Step::Route,
         };
-        self.lap_refused(step, refusal);
+        match refusal {
+            None => self.lap(step),
+            Some(refusal) => self.lap_refused(step, refusal),
+        }
     }
 
     /// A try ended without an answer that is passed on.

@@ -11,7 +11,6 @@ use aralez_integration::wait::eventually;
 
 use crate::agent::{Agent, PATIENCE, id, in_front, shipped};
 use crate::lab;
-use crate::mesh::drained;
 
 /// `NAME CHANGE FILE…`: an image of these files of this machine and of the libraries that they need; no registry can be reached.
 const IMAGE: &str = r#"
@@ -79,13 +78,5 @@ fn containers_of_the_image_are_sidecars_by_task_and_in_the_place_of_envoy() {
             Ok(())
         });
         called.await.unwrap();
-        agent.nomad(&["job", "stop", "-detach", "mesh-docker"]).unwrap();
-        let ended = eventually("the end of the job", PATIENCE, async || {
-            let status = &agent.allocation(id(&api))?["ClientStatus"];
-            ensure!(status == "complete", "{status}");
-            Ok(())
-        });
-        ended.await.unwrap();
-        drained(&agent, id(&api), "SIGTERM");
     });
 }

@@ -1,6 +1,6 @@
 //! Started by Nomad: as a sidecar task of its own kind, and in the place of Envoy.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::net::UnixListener, path::Path};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -80,6 +80,15 @@ fn the_bootstrap_of_the_task_names_the_proxy_and_what_goes_with_it() {
 
     let token = task.write("secrets/si_token", "from-the-file");
     assert_eq!(task.connect(&[], &[]).agent.token_file, Some(token.into()));
+}
+
+#[test]
+fn a_token_file_that_may_not_be_read_gives_way_to_the_bootstrap() {
+    let task = Task::bootstrapped();
+    // A socket cannot be opened, not even by root.
+    let _socket = UnixListener::bind(task.path("secrets/si_token")).unwrap();
+    let agent = task.connect(&[], &[]).agent;
+    assert_eq!((agent.token, agent.token_file), (Some(Secret::new("t0ps3cret")), None));
 }
 
 #[test]

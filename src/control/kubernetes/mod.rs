@@ -37,7 +37,7 @@ use self::objects::{Kind, Objects, watch_name};
 use super::{consul::services::Instances, watches::Watches};
 use crate::{config::kubernetes::ClusterConfig, model::ingress::pool::KubernetesService};
 
-/// How often the endpoints of a Service are worked out at the most.
+/// The shortest time between two looks at the endpoints of a Service: what changes meanwhile is told together.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// A cluster that is followed until this is dropped.

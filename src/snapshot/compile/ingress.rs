@@ -38,7 +38,7 @@ pub(super) fn compile(inputs: &IngressInputs, tracing: &TracingSettings, last: &
     for unusable in inputs.problems.values().flatten() {
         problem(out, &unusable.path, &unusable.why, &unusable.advice);
     }
-    out.missing.extend(inputs.awaited.iter().map(|what| format!("{NAME}: {what}")));
+    out.unserved.extend(inputs.awaited.iter().map(|what| format!("{NAME}: {what}")));
     let (Some(listeners), Some(routing)) = (&inputs.listeners, &inputs.routing) else {
         return out.missing.push(format!("{NAME}: routes"));
     };

@@ -167,10 +167,8 @@ impl Told {
             if let Some(parent) = parent {
                 set(B3_PARENT, format!("{parent:016x}"));
             }
-            // Debug is in the flags, which pass on as they came.
-            if !caller.debug {
-                set(B3_SAMPLED, state.to_string());
-            }
+            // Debug says that it is sampled.
+            if caller.debug { set(B3_FLAGS, "1".to_owned()) } else { set(B3_SAMPLED, state.to_string()) }
         }
     }
 }

@@ -10,7 +10,10 @@ use opentelemetry::{
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::trace::{Step, Taken, Trace};
-use crate::telemetry::record::{Flag, HttpPart, Record};
+use crate::{
+    model::listener::Role,
+    telemetry::record::{Flag, HttpPart, Record},
+};
 
 /// The spans of a sampled request or connection, which was recorded as `record`; its last step ends now.
 pub(super) fn of(trace: &Trace, record: &Record<'_>) -> Vec<SpanData> {
@@ -62,9 +65,10 @@ fn span(trace: &Trace, scope: &InstrumentationScope, id: u64, parent: Option<u64
     }
 }
 
-/// Few different names: the method and the route, or what is called by an opaque connection.
+/// Few different names: the method and the route of the reverse proxy, or the service that is called.
 fn name(record: &Record<'_>) -> String {
-    let called = record.route.or_else(|| record.destination.map(|service| &*service.name));
+    let route = record.route.filter(|_| matches!(record.listener.role, Role::Ingress(_)));
+    let called = route.or_else(|| record.destination.map(|service| &*service.name));
     let what = record.http.map_or("tcp", |http| http.method);
     called.map_or_else(|| what.to_owned(), |called| format!("{what} {called}"))
 }

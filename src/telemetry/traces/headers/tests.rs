@@ -117,6 +117,7 @@ fn the_headers_are_written_as_each_form_wants_them() {
         ("x-b3-traceid", "8448eb211c80319c"),
         ("x-b3-spanid", "0000000000000001"),
         ("x-b3-parentspanid", "0000000000000002"),
+        ("x-b3-flags", "1"),
     ];
     assert_eq!(told(&ours, &debug), expected.map(|(name, value)| (name, value.to_owned())));
     // A trace of our own has a random id, and that is said (level 2).

@@ -288,7 +288,8 @@ impl Follow<'_> {
             let page = format!("…\n{output}…\n");
             eventually(&step.line, PATIENCE, async || {
                 let log = process.log();
-                Ok(ensure!(fits(&page, &log), "{}: it printed\n{log}", self.place))
+                ensure!(fits(&page, &log), "{}: it printed\n{log}", self.place);
+                Ok(())
             })
             .await?;
         }

@@ -286,12 +286,12 @@ impl Follow<'_> {
         if let Some(output) = &step.output {
             // What it logs comes before and after.
             let page = format!("…\n{output}…\n");
-            eventually(&step.line, PATIENCE, async || {
+            let printed = eventually(&step.line, PATIENCE, async || {
                 let log = process.log();
                 ensure!(fits(&page, &log), "{}: it printed\n{log}", self.place);
                 Ok(())
-            })
-            .await?;
+            });
+            printed.await?;
         }
         Ok(process)
     }

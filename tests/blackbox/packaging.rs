@@ -53,7 +53,7 @@ fn systemd_understands_every_line_of_the_units() {
 #[test]
 fn systemd_rates_the_services_as_well_protected() {
     let machine = machine();
-    // In tenths, of 100: 16 and 14 when this was written; a service without settings has 96.
+    // In tenths, of 100: 18 and 14 when this was written; a service without settings has 96.
     for (unit, most) in [("aralez.service", "18"), ("aralez-sidecar@web-1.service", "16")] {
         let (good, report) =
             systemd_analyze(machine.path(), &["--no-pager", "--offline=true", "security", &format!("--threshold={most}"), unit]);

@@ -67,7 +67,7 @@ fn start(lab: &Lab, image: &str, conf: &Path) -> Process {
     run.args(["run", "--rm", "--name", CONTAINER, "--read-only", "--read-only-tmpfs=false", "--cap-drop=all"]);
     run.args(["--security-opt=no-new-privileges", "--memory=128m"]);
     // Where tests run there may be no systemd, which times the checks, and no right to lift limits.
-    run.args(["--no-healthcheck", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
+    run.args(["--health-interval=disable", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
     run.arg("--network=host").arg(format!("--volume={}:/etc/aralez:ro", conf.display())).arg(image);
     Process::start("podman run", run, SOON).unwrap()
 }
@@ -84,6 +84,14 @@ fn is_confined(lab: &Lab) {
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
     let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/")).unwrap();
     assert!(root.split(' ').nth(5).unwrap().starts_with("ro"), "{root}");
+}
+
+/// What the image's own health check says, run in the container.
+fn is_healthy(lab: &Lab) -> bool {
+    let check = lab.podman().args(["healthcheck", "run", CONTAINER]).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stderr);
+    assert!(said.is_empty(), "{said}");
+    check.status.success()
 }
 
 #[tokio::test]
@@ -110,6 +118,7 @@ async fn the_image_serves_read_only_without_any_right_and_drains() {
     });
     assert_eq!(answer.await.unwrap().headers["x-app"], "app");
     is_confined(&lab);
+    assert!(is_healthy(&lab));
 
     // What is in flight is answered, then it ends by itself.
     app.hold();
@@ -118,6 +127,7 @@ async fn the_image_serves_read_only_without_any_right_and_drains() {
     eventually("the request at the app", SOON, async || (app.requests() > before).then_some(()).context("not there")).await.unwrap();
     container.signal(Signal::TERM).unwrap();
     eventually("a closed door", SOON, async || edge.connect().await.err().map(drop).context("still open")).await.unwrap();
+    assert!(!is_healthy(&lab), "it drains");
     app.release();
     assert_eq!(waiting.await.unwrap().unwrap().status, 200);
     assert_eq!(container.exit(SOON).await.unwrap().code(), Some(0), "{}", container.log());

@@ -10,7 +10,7 @@ use aralez_integration::components;
 use crate::lab::{output, repository};
 
 /// Makes the package in `folder`.
-fn package(folder: &Path) -> PathBuf {
+pub fn package(folder: &Path) -> PathBuf {
     let (program, package) = (folder.join("dist/aralez"), folder.join("aralez.deb"));
     fs::create_dir(folder.join("dist")).unwrap();
     fs::copy(components::aralez().unwrap(), program).unwrap();

@@ -5,3 +5,4 @@
 mod container;
 mod deb;
 mod lab;
+mod units;

@@ -88,7 +88,10 @@ fn not_found() -> Refusal {
 fn unread(why: io::Error) -> Refusal {
     match why.kind() {
         io::ErrorKind::NotFound => not_found(),
-        _ => Refusal::Internal(format!("a file cannot be read: {why}")),
+        _ => {
+            tracing::warn!("a file cannot be read: {why}");
+            Refusal::Internal(format!("a file cannot be read: {why}"))
+        }
     }
 }
 

@@ -74,6 +74,10 @@ impl Root {
                 ) => {
                     return Err(io::ErrorKind::NotFound.into());
                 }
+                Err(Errno::NOSYS) => {
+                    let why = "openat2 is missing (before Linux 5.6) or forbidden (by RestrictSUIDSGID= of systemd)";
+                    return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+                }
                 Err(why) => return Err(why.into()),
             }
         }

@@ -89,8 +89,9 @@ fn unread(why: io::Error) -> Refusal {
     match why.kind() {
         io::ErrorKind::NotFound => not_found(),
         _ => {
-            tracing::warn!("a file cannot be read: {why}");
-            Refusal::Internal(format!("a file cannot be read: {why}"))
+            let why = format!("a file cannot be read: {why}");
+            tracing::warn!("{why}");
+            Refusal::Internal(why)
         }
     }
 }

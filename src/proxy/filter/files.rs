@@ -89,9 +89,8 @@ fn unread(why: io::Error) -> Refusal {
     match why.kind() {
         io::ErrorKind::NotFound => not_found(),
         _ => {
-            let why = format!("a file cannot be read: {why}");
-            tracing::warn!("{why}");
-            Refusal::Internal(why)
+            tracing::warn!(%why, "a file cannot be read");
+            Refusal::Internal(format!("a file cannot be read: {why}"))
         }
     }
 }

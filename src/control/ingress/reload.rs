@@ -279,7 +279,7 @@ impl Routes {
         let said = self.changes(&loaded).await;
         let changes = !said.is_empty();
         if loaded.also_read != now.loaded.also_read {
-            self.watch.turn_to(self.files.places(&loaded.also_read));
+            self.watch.turn_to(self.files.places(&loaded.also_read)).await;
         }
         let since = if changes { SystemTime::now() } else { now.since };
         self.telemetry.metrics.reloaded(of, if changes { Reloaded::Applied } else { Reloaded::Unchanged });

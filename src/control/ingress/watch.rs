@@ -63,10 +63,13 @@ impl Watch {
         Self { hints: Hints::new(places.clone(), kernel), places, known: Arc::default(), kernel }
     }
 
-    /// Watches other places from now on; files that were watched before are known as they were.
-    pub fn turn_to(&mut self, places: impl IntoIterator<Item = Place>) {
+    /// Watches other places from now on, which the owner has just read: they are known as they are now. Files that were watched before are known as
+    /// they were.
+    pub async fn turn_to(&mut self, places: impl IntoIterator<Item = Place>) {
         self.places = absolute(places);
         self.hints = Hints::new(self.places.clone(), self.kernel);
+        let look = self.look().await;
+        self.known = Arc::new(look.but_for(&self.known));
     }
 
     /// Waits until the files hold something else than what the owner knows, and rest. May be dropped at any time: nothing is lost then.

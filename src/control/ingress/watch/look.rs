@@ -182,6 +182,16 @@ impl Look {
         look
     }
 
+    /// The same files, those that are in `known` as they were there.
+    pub(super) fn but_for(mut self, known: &Self) -> Self {
+        for (path, seen) in &mut self.files {
+            if let Some(before) = known.files.get(path) {
+                seen.clone_from(before);
+            }
+        }
+        self
+    }
+
     /// Whether a file is empty or gone that was not in `before`: many writers leave that behind for a moment.
     pub(super) fn lacks(&self, before: &Self) -> bool {
         let is_empty = |look: &Self, path| look.files.get(path).is_some_and(|seen| seen.content == Content::Empty);

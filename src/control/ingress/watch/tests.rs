@@ -241,9 +241,13 @@ async fn other_files_can_be_watched_from_some_time_on() {
     scene.write("secret", "one");
     assert!(scene.silent().await);
     let more = places(scene.folder.path()).into_iter().chain([Place::File(scene.path("secret"))]);
-    scene.watch.turn_to(more);
-    assert!(scene.told().await, "it is new at first");
+    scene.write("routes.yaml", "second");
+    scene.watch.turn_to(more).await;
+    assert!(scene.told().await, "what was watched before is known as it was");
+    assert!(scene.silent().await);
     scene.write("secret", "two");
     assert!(scene.told().await);
-    assert!(scene.silent().await);
+    scene.write("secret", "three");
+    scene.watch.turn_to(places(scene.folder.path())).await;
+    assert!(scene.silent().await, "it is watched no more");
 }

@@ -201,13 +201,21 @@ impl Routes {
     /// Follows the files, what is pushed, and wishes to read the files anew, until `stop`.
     pub async fn run(mut self, mut wishes: broadcast::Receiver<Reread>, stop: CancellationToken) {
         self.hand_over().await;
+        // All files are new to a watch at first: a push that came before would be taken back by them.
+        let mut files_known = false;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.ingresses.changed() => self.hand_over().await,
-                () = self.watch.changed() => self.reread().await,
-                Ok(_done) = wishes.recv() => self.reread().await,
-                Some(Order { push, answer }) = self.orders.recv() => {
+                () = self.watch.changed() => {
+                    self.reread().await;
+                    files_known = true;
+                }
+                Ok(_done) = wishes.recv() => {
+                    self.reread().await;
+                    files_known = true;
+                }
+                Some(Order { push, answer }) = self.orders.recv(), if files_known => {
                     // Whoever no longer waits does not need to know.
                     let _ = answer.send(self.push(push).await);
                 }

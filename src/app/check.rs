@@ -16,12 +16,7 @@ use tokio::{
 use super::{Failure, ingress};
 use crate::{
     cli::{CheckOptions, Checked, SchemaOf},
-    config::{
-        self, changes,
-        kubernetes::ClusterConfig,
-        main_file::MainFile,
-        upstreams::{self, Upstreams},
-    },
+    config::{self, changes, kubernetes::ClusterConfig, main_file::MainFile, upstreams::Upstreams},
     control::{
         consul::{self, Client},
         ingress::{certificates, running},
@@ -76,12 +71,12 @@ fn print(report: &Report, json: bool) -> io::Result<()> {
 }
 
 /// Everything that is wrong with files. Certificates that cannot be used are warnings: a start does without them.
-fn files(files: &[PathBuf]) -> (Vec<MainFile>, Report) {
+fn files(files: &[PathBuf]) -> (Vec<(MainFile, Option<Upstreams>)>, Report) {
     let (mains, mut faults) = config::check::check(files.iter().map(PathBuf::as_path));
-    faults.0.extend(mains.iter().filter_map(|main| ingress::api::check(main).err()).flat_map(|faults| faults.0));
-    let warnings = mains.iter().flat_map(|main| {
-        let cluster = upstreams::load(main).ok().and_then(|routes| routes.kubernetes).map(|kubernetes| kubernetes.cluster);
-        passed_over(main, cluster.as_ref()).into_iter().chain(no_way(main, cluster.as_ref()))
+    faults.0.extend(mains.iter().filter_map(|(main, _)| ingress::api::check(main).err()).flat_map(|faults| faults.0));
+    let warnings = mains.iter().flat_map(|(main, routes)| {
+        let cluster = routes.as_ref().and_then(|routes| routes.kubernetes.as_ref()).map(|kubernetes| &kubernetes.cluster);
+        passed_over(main, cluster).into_iter().chain(no_way(main, cluster))
     });
     let warnings = warnings.map(Finding::warning);
     let findings = warnings.chain(faults.0.iter().map(|fault| Finding::error(fault.into()))).collect();
@@ -91,7 +86,7 @@ fn files(files: &[PathBuf]) -> (Vec<MainFile>, Report) {
 /// What is wrong with a file and, where nothing is, what a reload of it would change.
 fn compared(conf: &Path, with: Option<&Path>) -> Result<Report, Failure> {
     let (mains, mut report) = files(&[conf.to_owned()]);
-    let (Some(main), true) = (mains.first(), report.is_fine()) else { return Ok(report) };
+    let (Some((main, _)), true) = (mains.first(), report.is_fine()) else { return Ok(report) };
     let wrong = |faults: config::fault::Faults| Failure::Configuration(faults.into());
     let new = ingress::shown(main).map_err(wrong)?;
     let changes = match with {
@@ -112,8 +107,9 @@ fn compared(conf: &Path, with: Option<&Path>) -> Result<Report, Failure> {
 /// What is wrong with a file and, where nothing is, with what it makes of its cluster; and the exit code if anything is.
 fn surveyed(conf: &Path, patience: Duration) -> Result<(Report, u8), Failure> {
     let (mains, mut report) = files(&[conf.to_owned()]);
-    let (Some(main), true) = (mains.first(), report.is_fine()) else { return Ok((report, 2)) };
-    let Upstreams { routing, kubernetes, .. } = upstreams::load(main).map_err(|faults| Failure::Configuration(faults.into()))?;
+    let (Some((_, Some(Upstreams { routing, kubernetes, .. }))), true) = (mains.into_iter().next(), report.is_fine()) else {
+        return Ok((report, 2));
+    };
     let Some(kubernetes) = kubernetes else {
         report.error(
             conf.display().to_string(),

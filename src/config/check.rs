@@ -5,19 +5,19 @@ use std::{fs, path::Path};
 use super::{
     fault::{Faults, Place},
     main_file::MainFile,
-    upstreams,
+    upstreams::{self, Upstreams},
 };
 
-/// Checks `main.yaml` files with the routes and the certificates' folder that they name. Gives those that could be read, and everything that is wrong,
-/// in whichever file. The code is that of the start and of reload.
-pub fn check<'a>(files: impl IntoIterator<Item = &'a Path>) -> (Vec<MainFile>, Faults) {
+/// Checks `main.yaml` files with the routes and the certificates' folder that they name. Gives those that could be read, with their routes where these are
+/// right, and everything that is wrong, in whichever file. The code is that of the start and of reload.
+pub fn check<'a>(files: impl IntoIterator<Item = &'a Path>) -> (Vec<(MainFile, Option<Upstreams>)>, Faults) {
     let (mut mains, mut faults) = (Vec::new(), Vec::new());
     for path in files {
         match MainFile::load(path) {
             Ok(main) => {
-                let wrong = [upstreams::load(&main).err(), folder(&main).err()];
-                faults.extend(wrong.into_iter().flatten().flat_map(|faults| faults.0));
-                mains.push(main);
+                let routes = upstreams::load(&main).map_err(|wrong| faults.extend(wrong.0)).ok();
+                faults.extend(folder(&main).err().into_iter().flat_map(|wrong| wrong.0));
+                mains.push((main, routes));
             }
             Err(wrong) => faults.extend(wrong.0),
         }

@@ -9,7 +9,6 @@ use crate::{
         fault::{Check, Place},
         named,
         shape::{At, place},
-        tree::Key,
     },
     model::{
         identity::ServiceName,
@@ -145,7 +144,6 @@ pub(super) fn paths(raw: Option<&At<raw::Consul>>, file: &Path, table: &mut Tabl
             continue;
         };
         let Some(service) = service else { continue };
-        let path = value.path.as_ref().map_or_else(|| Key { place: place.clone(), text: "/".to_owned() }, key);
         let route = RawRoute {
             policy: value.policy.clone(),
             keys: value.place.clone(),
@@ -154,10 +152,6 @@ pub(super) fn paths(raw: Option<&At<raw::Consul>>, file: &Path, table: &mut Tabl
             kubernetes: None,
             place: place.clone(),
         };
-        table.add_path(&key(host), path, route, file, check);
+        table.add_path(host, value.path.as_ref(), route, file, check);
     }
-}
-
-pub(super) fn key(at: &At<String>) -> Key {
-    Key { place: at.place.clone(), text: at.value.clone() }
 }

@@ -119,9 +119,12 @@ impl Table {
         }
     }
 
-    /// Adds a path of a host, which need not be known.
-    pub(super) fn add_path(&mut self, host: &Key, path: Key, route: RawRoute, file: &Path, check: &mut Check) {
-        let Some(name) = name(host, check) else { return };
+    /// Adds a path of a host, which need not be known; by default all paths.
+    pub(super) fn add_path(&mut self, host: &At<String>, path: Option<&At<String>>, route: RawRoute, file: &Path, check: &mut Check) {
+        let key = |at: &At<String>| Key { place: at.place.clone(), text: at.value.clone() };
+        let path = path.map_or_else(|| Key { place: route.place.clone(), text: "/".to_owned() }, key);
+        let host = key(host);
+        let Some(name) = name(&host, check) else { return };
         let folder = read::folder(file);
         let at = *self.places.entry(name).or_insert(self.hosts.len());
         if at == self.hosts.len() {

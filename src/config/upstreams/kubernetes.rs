@@ -6,7 +6,6 @@ use std::{
 };
 
 use super::{
-    consul::key,
     hosts::Table,
     policy::Policy,
     raw::{self, Provider},
@@ -17,7 +16,6 @@ use crate::{
         fault::{Check, Place},
         kubernetes::{Access, CONTROLLER, ClusterConfig, IngressConfig, Kubernetes, RouteTemplate},
         shape::{At, Several, place},
-        tree::Key,
     },
     model::{
         ingress::{Pool, PoolSource, Routing, pool::KubernetesService},
@@ -134,7 +132,6 @@ pub(super) fn paths(raw: Option<&At<raw::Kubernetes>>, file: &Path, table: &mut 
             continue;
         };
         let Some(service) = service else { continue };
-        let path = value.path.as_ref().map_or_else(|| Key { place: place.clone(), text: "/".to_owned() }, key);
         let route = RawRoute {
             policy: value.policy.clone(),
             keys: value.place.clone(),
@@ -143,6 +140,6 @@ pub(super) fn paths(raw: Option<&At<raw::Kubernetes>>, file: &Path, table: &mut 
             kubernetes: Some(service),
             place: place.clone(),
         };
-        table.add_path(&key(host), path, route, file, check);
+        table.add_path(host, value.path.as_ref(), route, file, check);
     }
 }

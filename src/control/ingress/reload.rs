@@ -272,8 +272,8 @@ impl Routes {
     /// What a configuration changes of the one in force, in words; nothing where it means the same.
     async fn changes(&self, loaded: &Loaded) -> Vec<String> {
         let now = self.in_force.borrow().clone();
-        let sources = |loaded: &Loaded| (loaded.routing.clone(), loaded.consul.clone(), loaded.kubernetes.clone());
-        if sources(loaded) == sources(&now.loaded) {
+        let known = &now.loaded;
+        if (&loaded.routing, &loaded.consul, &loaded.kubernetes) == (&known.routing, &known.consul, &known.kubernetes) {
             return Vec::new();
         }
         let shown = loaded.shown.clone();

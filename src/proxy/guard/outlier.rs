@@ -218,8 +218,8 @@ impl Outliers {
         *self.hosts.lock() = Hosts { all, ejected };
     }
 
-    /// Notes how a try at an endpoint ended, and ejects what has to be ejected; gives the cause of each ejection. `draw` gives a number in 0..100 and is called only when an ejection is
-    /// at stake: of those for failures in a row, `enforcing` percent happen.
+    /// Notes how a try at an endpoint ended, and ejects what has to be ejected; gives the cause of each ejection. `draw` gives a number in 0..100 and
+    /// is called only when an ejection is at stake: of those for failures in a row, `enforcing` percent happen.
     pub fn report(
         &self,
         endpoint: &Arc<EndpointState>,

@@ -43,7 +43,6 @@ pub(super) fn of(trace: &Trace, record: &Record<'_>) -> Vec<SpanData> {
             ..step
         }
     });
-    let steps: Vec<SpanData> = steps.collect();
     std::iter::once(whole).chain(steps).collect()
 }
 

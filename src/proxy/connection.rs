@@ -43,9 +43,11 @@ mod head;
 mod linger;
 mod read;
 mod tunnel;
+mod upload;
 
 pub use head::Head;
 pub use tunnel::Tunnel;
+pub use upload::Upload;
 
 /// Read buffer of a connection, bytes: whole requests of ordinary size in one read; larger reads bypass it.
 const READ_BUFFER: usize = 4096;
@@ -119,6 +121,8 @@ pub struct Context {
     pub draining: Arc<AtomicBool>,
     /// The tunnel (WebSocket) that a request on it became.
     pub tunnel: Tunnel,
+    /// The body of the request in flight; only for HTTP/1.
+    pub upload: Arc<Upload>,
     /// When the answer to the request in flight is overdue, where nothing else watches over that; only for HTTP/1.
     overdue: Mutex<Option<Instant>>,
     /// Counts the requests.
@@ -139,7 +143,7 @@ impl Context {
     pub fn new(live: Arc<ArcSwap<Live>>, remote: Option<SocketAddr>, local: Option<SocketAddr>, draining: Arc<AtomicBool>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(1);
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let (peer, server_name, tls_version, certificate, source, tunnel, overdue, heard, malformed, judged) = Default::default();
+        let (peer, server_name, tls_version, certificate, source, tunnel, upload, overdue, heard, malformed, judged) = Default::default();
         Self {
             id,
             live,
@@ -153,6 +157,7 @@ impl Context {
             greeting: Greeting::default(),
             draining,
             tunnel,
+            upload,
             overdue,
             heard,
             malformed,
@@ -228,6 +233,8 @@ pub struct Connection {
     ended: bool,
     /// The request in flight.
     framing: Framing,
+    /// Its last byte, kept back while too much before it waits, see [`Upload`].
+    last: Option<u8>,
     digest: Option<Arc<ProxyDigest>>,
     context: Option<Arc<Context>>,
     /// Rings when the exchange in flight is overdue.
@@ -243,8 +250,8 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        let (ahead, framing, digest, context, alarm, received, sent) = Default::default();
-        Self { transport, ahead, reads_ahead: false, ended: false, framing, digest, context, alarm, received, sent }
+        let (ahead, framing, last, digest, context, alarm, received, sent) = Default::default();
+        Self { transport, ahead, reads_ahead: false, ended: false, framing, last, digest, context, alarm, received, sent }
     }
 
     /// A TLS connection, after the server's side of the handshake.

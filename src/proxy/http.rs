@@ -331,6 +331,12 @@ impl ProxyHttp for Sidecar {
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
+        if !end
+            && session.as_http1().is_some()
+            && let Some(context) = &exchange.context
+        {
+            *body = body.take().map(|piece| context.upload.piece(piece));
+        }
         Ok(())
     }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::details::trailers_only;
@@ -124,5 +125,53 @@ async fn a_chunked_upload_reaches_the_app_whole_with_or_without_pauses() {
         let mut answer = String::new();
         timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("100000"), "{answer}");
+    }
+}
+
+/// An app that takes requests in more slowly than they come, and then says nothing; tells when it was left.
+async fn slow_app() -> (u16, mpsc::Receiver<usize>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(16).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (left, leaving) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let left = left.clone();
+            tokio::spawn(async move {
+                let (mut piece, mut total) = (vec![0; 64 * 1024], 0);
+                while let Ok(read @ 1..) = stream.read(&mut piece).await {
+                    total += read;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                left.send(total).await
+            });
+        }
+    });
+    (port, leaving)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_post_that_the_app_takes_in_slowly_is_504_and_a_client_that_leaves_is_seen() {
+    const LONG: usize = 6 << 20;
+    let (port, mut leaving) = slow_app().await;
+    let wire = Wire::before(port, "http", settings()).await;
+    let length = format!("Content-Length: {LONG}\r\n\r\n{}", "x".repeat(LONG));
+    let chunks = format!("Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", format!("1000\r\n{}\r\n", "x".repeat(4096)).repeat(LONG / 4096));
+    for framing in [&length, &chunks] {
+        let mut stream = wire.entry.connect().await.unwrap();
+        stream.write_all(format!("POST / HTTP/1.1\r\nHost: api\r\n{framing}").as_bytes()).await.unwrap();
+        let answer = read_until(&mut stream, b"upstream request timeout").await.unwrap_or_else(|why| panic!("{framing:.30}: {why:#}"));
+        assert!(answer.starts_with(b"HTTP/1.1 504 "), "{}", String::from_utf8_lossy(&answer));
+        assert!(leaving.recv().await.is_some_and(|took| took >= LONG), "the app had it all");
+    }
+    let wire = Wire::before(port, "http", json!({"local_request_timeout_ms": 0})).await;
+    for framing in [&length, &chunks] {
+        let mut stream = wire.entry.connect().await.unwrap();
+        stream.write_all(format!("POST / HTTP/1.1\r\nHost: api\r\n{framing}").as_bytes()).await.unwrap();
+        drop(stream);
+        let took = timeout(Duration::from_secs(20), leaving.recv()).await;
+        assert!(took.is_ok_and(|took| took.is_some()), "the app is left with its client: {framing:.30}");
     }
 }

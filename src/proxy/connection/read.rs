@@ -29,7 +29,7 @@ impl Connection {
 
     /// Whether the last request was taken to its end.
     pub fn is_at_end(&self) -> bool {
-        self.framing.is_ended()
+        self.framing.is_ended() && self.last.is_none()
     }
 
     fn poll_transport(&mut self, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -84,6 +84,27 @@ impl Connection {
         })
     }
 
+    /// Keeps the last byte of a request back where the pieces before it could fill Pingora's pipe: of chunks it is not known how many pieces they make.
+    fn keep_last(&mut self, buf: &mut ReadBuf<'_>, chunked: bool) {
+        let full = self.context.as_ref().is_some_and(|context| chunked || context.upload.is_full());
+        if let (true, [before @ .., last]) = (full, buf.filled()) {
+            let left = before.len();
+            self.last = Some(*last);
+            buf.set_filled(left);
+        }
+    }
+
+    /// Hands the last byte of a request on as soon as there is room. Only that the client leaves ends the wait before.
+    fn poll_last(&mut self, last: u8, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.context.as_ref().is_some_and(|context| context.upload.poll_room(cx).is_pending()) {
+            self.poll_ahead(cx, NEXT);
+            return if self.ended { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
+        buf.put_slice(&[last]);
+        self.last = None;
+        Poll::Ready(Ok(()))
+    }
+
     /// The request has ended: what comes now is the next one, unless it is a tunnel. Only that the client leaves is of interest.
     fn poll_end(&mut self, cx: &mut Poller<'_>) -> Poll<io::Result<()>> {
         self.poll_ahead(cx, NEXT);
@@ -121,6 +142,9 @@ impl Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Poller<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(last) = this.last {
+            return this.poll_last(last, cx, buf);
+        }
         if this.framing.is_ended() {
             if !this.context.as_ref().is_some_and(|context| context.tunnel.has_begun()) {
                 return this.poll_end(cx);
@@ -128,8 +152,16 @@ impl AsyncRead for Connection {
             this.framing = Framing::Open;
         }
         let before = buf.filled().len();
+        let chunked = matches!(this.framing, Framing::Chunked(_));
         let done = this.poll_request(cx, buf);
-        this.moved(&this.received, buf.filled().len() - before);
+        let new = buf.filled().len() - before;
+        this.moved(&this.received, new);
+        if new > 0 && this.framing.is_ended() {
+            this.keep_last(buf, chunked);
+            if let (1, Some(last)) = (new, this.last) {
+                return this.poll_last(last, cx, buf);
+            }
+        }
         done
     }
 }

@@ -166,3 +166,21 @@ async fn only_a_client_that_may_have_sent_more_is_lingered_over() {
         assert_eq!(connection.may_have_sent_more(), unclear, "{body:?}, ends: {ends}");
     }
 }
+
+#[tokio::test]
+async fn the_end_of_a_body_waits_until_the_pieces_before_it_are_written() {
+    let upload = Arc::new(Upload::default());
+    let room = || std::future::poll_fn(|cx| upload.poll_room(cx));
+    let mut pieces: Vec<_> = (0..2).map(|_| upload.piece("piece".into())).collect();
+    room().await;
+    pieces.push(upload.piece("piece".into()));
+    assert_eq!(pieces.iter().map(|piece| piece.as_ref()).collect::<Vec<_>>(), [b"piece"; 3]);
+    let copy = pieces[2].clone();
+    let mut waiting = Box::pin(room());
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    pieces.pop();
+    assert!(futures_util::poll!(&mut waiting).is_pending(), "a copy of it is still to be written");
+    let written = tokio::spawn(async move { drop(copy) });
+    timeout(Duration::from_secs(20), waiting).await.expect("woken");
+    written.await.unwrap();
+}

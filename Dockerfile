@@ -7,8 +7,8 @@
 # Each platform is built by its own kind of machine: docker buildx build --platform linux/amd64,linux/arm64 .
 
 FROM rust:1.95-slim-bookworm AS build
-# OpenSSL is built from source.
-RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates make perl
+# OpenSSL (perl, make) and zlib-ng (cmake) are built from source.
+RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates cmake make perl
 WORKDIR /source
 COPY . .
 # dist is slow to build and fastest to run; release for a quick look.

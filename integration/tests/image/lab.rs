@@ -84,14 +84,17 @@ impl Lab {
         IMAGE
     }
 
-    /// The stand-in for the Rust image: Debian with a C compiler. With a `ready` program its cargo only hands that out.
+    /// The stand-in for the Rust image: Debian with a C compiler. With a `ready` program its cargo only hands that out, where
+    /// all is there that a build would need.
     fn rust(&self, ready: Option<&Path>) {
         let base = components::debian("bookworm", &["ca-certificates", "gcc", "libc6-dev"]).unwrap();
         let container = self.run(["from", "scratch"]);
         self.run([OsStr::new("add"), container.as_ref(), base.as_ref(), "/".as_ref()]);
         if let Some(ready) = ready {
             let cargo = self.folder.path().join("cargo");
-            fs::write(&cargo, "#!/bin/sh\nexec install -D /ready target/dist/aralez\n").unwrap();
+            let script =
+                "#!/bin/sh\nset -e\nfor tool in cc cmake make perl; do command -v $tool; done\nexec install -D /ready target/dist/aralez\n";
+            fs::write(&cargo, script).unwrap();
             self.run(["copy", "--chmod=755", &container, cargo.to_str().unwrap(), "/usr/local/cargo/bin/cargo"]);
             self.run([OsStr::new("copy"), container.as_ref(), ready.as_ref(), "/ready".as_ref()]);
         }

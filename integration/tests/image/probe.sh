@@ -7,6 +7,8 @@ answered() { get | grep -q 200; }
 hung_up() { journalctl --boot --unit aralez | grep -q SIGHUP; }
 told() { journalctl --boot --unit aralez | grep -q 'openat2 .* forbidden'; }
 asked() { ask 19001 /live | grep -q 200; }
+# It answers a moment before systemd knows that it is ready.
+mended() { answered && systemctl is-active --quiet aralez; }
 within() { for _ in $(seq 300); do "$@" && return; sleep 0.1; done; return 1; }
 process() { systemctl show --property MainPID --value "$1"; }
 tell() { systemctl show --property ActiveState,ExecMainStatus,NRestarts "$1" | sort | paste -sd ' '; }
@@ -42,7 +44,7 @@ wait
 echo "== a crash is mended"
 systemctl stop aralez.socket
 kill -KILL "$(process aralez)"
-within answered && tell aralez
+within mended && tell aralez
 
 echo "== what forbids files is told"
 mkdir /run/systemd/system/aralez.service.d

@@ -11,6 +11,7 @@ use aralez_integration::wait::eventually;
 
 use crate::agent::{Agent, PATIENCE, id, in_front, shipped};
 use crate::lab;
+use crate::mesh::drained;
 
 /// `NAME CHANGE FILE…`: an image of these files of this machine and of the libraries that they need; no registry can be reached.
 const IMAGE: &str = r#"
@@ -78,5 +79,20 @@ fn containers_of_the_image_are_sidecars_by_task_and_in_the_place_of_envoy() {
             Ok(())
         });
         called.await.unwrap();
+        stops_in_order(&agent, id(&api)).await;
     });
+}
+
+/// An allocation that is stopped ends its app first, then the sidecar, which drains.
+async fn stops_in_order(agent: &Agent, stopped: &str) {
+    agent.nomad(&["alloc", "stop", "-detach", stopped]).unwrap();
+    let ended = eventually("the end of the allocation", PATIENCE, async || {
+        let allocation = agent.allocation(stopped)?;
+        ensure!(allocation["ClientStatus"] == "complete", "{:#}", allocation["TaskStates"]);
+        Ok(allocation["TaskStates"].clone())
+    });
+    let tasks = ended.await.unwrap();
+    let [app, sidecar] = ["app", "connect-proxy-api"].map(|task| tasks[task]["FinishedAt"].as_str().unwrap());
+    assert!(app < sidecar, "{tasks:#}");
+    drained(agent, stopped, "SIGTERM");
 }

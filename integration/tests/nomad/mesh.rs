@@ -142,14 +142,14 @@ async fn end(begun: Vec<Stream>) -> BTreeSet<String> {
     instances
 }
 
-/// The sidecar of `api` in this allocation got SIGINT and ended well.
-fn drained(agent: &Agent, allocation: &str) {
+/// The sidecar of `api` in this allocation got this signal and ended well.
+pub fn drained(agent: &Agent, allocation: &str, signal: &str) {
     let task = format!("{SIDECAR}api");
     let events = agent.allocation(allocation).unwrap()["TaskStates"][&task]["Events"].clone();
     let terminated = events.as_array().unwrap().iter().find(|event| event["Type"] == "Terminated").context("no end").unwrap();
     assert_eq!(terminated["ExitCode"], 0, "{events:#}");
     let log = agent.log(allocation, &task);
-    assert!(log.contains("SIGINT: draining"), "{log}");
+    assert!(log.contains(&format!("{signal}: draining")), "{log}");
 }
 
 /// A sidecar that restarts alone, beside its app, first finishes what it has begun.
@@ -166,7 +166,7 @@ async fn restarts_in_order(agent: &Agent, web: &Address) {
         Ok(())
     });
     again.await.unwrap();
-    drained(agent, restarted);
+    drained(agent, restarted, "SIGINT");
     both_answer(web).await;
 }
 
@@ -189,7 +189,7 @@ async fn stops_in_order(agent: &Agent, web: &Address) {
         Ok(())
     });
     ended.await.unwrap();
-    drained(agent, stopped);
+    drained(agent, stopped, "SIGINT");
     let services = agent.consul.get("/v1/agent/services").await.unwrap();
     assert!(!services.to_string().contains(stopped), "{services:#}");
     let report = load.stop().await.unwrap();

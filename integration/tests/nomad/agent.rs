@@ -124,6 +124,16 @@ impl Agent {
         self.api(&format!("/v1/allocation/{id}"))
     }
 
+    /// One allocation, once it is complete.
+    pub async fn ended(&self, id: &str) -> Value {
+        let ended = eventually("the end of the allocation", PATIENCE, async || {
+            let allocation = self.allocation(id)?;
+            ensure!(allocation["ClientStatus"] == "complete", "{}: {:#}", allocation["ClientStatus"], allocation["TaskStates"]);
+            Ok(allocation)
+        });
+        ended.await.unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
     /// What a task wrote to standard error.
     pub fn log(&self, allocation: &str, task: &str) -> String {
         self.nomad(&["alloc", "logs", "-stderr", "-task", task, allocation]).unwrap_or_else(|error| format!("{error:#}"))

@@ -86,12 +86,8 @@ fn containers_of_the_image_are_sidecars_by_task_and_in_the_place_of_envoy() {
 /// An allocation that is stopped ends its app first, then the sidecar, which drains.
 async fn stops_in_order(agent: &Agent, stopped: &str) {
     agent.nomad(&["alloc", "stop", "-detach", stopped]).unwrap();
-    let ended = eventually("the end of the allocation", PATIENCE, async || {
-        let allocation = agent.allocation(stopped)?;
-        ensure!(allocation["ClientStatus"] == "complete", "{:#}", allocation["TaskStates"]);
-        Ok(allocation["TaskStates"].clone())
-    });
-    let tasks = ended.await.unwrap();
+    let allocation = agent.ended(stopped).await;
+    let tasks = &allocation["TaskStates"];
     let [app, sidecar] = ["app", "connect-proxy-api"].map(|task| tasks[task]["FinishedAt"].as_str().unwrap());
     assert!(app < sidecar, "{tasks:#}");
     drained(agent, stopped, "SIGTERM");

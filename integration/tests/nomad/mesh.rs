@@ -183,12 +183,7 @@ async fn stops_in_order(agent: &Agent, web: &Address) {
     let begun = begin(web, 8).await;
     agent.nomad(&["alloc", "stop", "-detach", stopped]).unwrap();
     assert_eq!(end(begun).await.len(), 2);
-    let ended = eventually("the end of the allocation", PATIENCE, async || {
-        let allocation = agent.allocation(stopped)?;
-        ensure!(allocation["ClientStatus"] == "complete", "{}", allocation["ClientStatus"]);
-        Ok(())
-    });
-    ended.await.unwrap();
+    agent.ended(stopped).await;
     drained(agent, stopped, "SIGINT");
     let services = agent.consul.get("/v1/agent/services").await.unwrap();
     assert!(!services.to_string().contains(stopped), "{services:#}");

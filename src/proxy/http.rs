@@ -334,6 +334,7 @@ impl ProxyHttp for Sidecar {
         if !end
             && session.as_http1().is_some()
             && let Some(context) = &exchange.context
+            && !context.tunnel.has_begun()
         {
             *body = body.take().map(|piece| context.upload.piece(piece));
         }

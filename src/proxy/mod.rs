@@ -48,8 +48,9 @@ const STREAM_WINDOW: u32 = 16 << 20;
 pub fn plane(threads: usize, pool: usize, no_roots: String, telemetry: Arc<Telemetry>, patience: serve::Patience) -> serve::Plane {
     let conf = ServerConf {
         threads,
-        // Pingora multiplies it with the threads; a pool for none would keep what it never looks at again (0.9.1).
-        upstream_keepalive_pool_size: pool.div_ceil(threads).max(1),
+        // Pingora multiplies it with the threads. What comes into a pool just while it is evicted again is kept and never looked at
+        // (0.9.1), so a pool for none is a wide one, from which each connection is taken by its idle time of zero.
+        upstream_keepalive_pool_size: if pool == 0 { POOL } else { pool.div_ceil(threads) },
         // The exchange decides how often a request is tried.
         max_retries: usize::MAX,
         ca_file: Some(no_roots),

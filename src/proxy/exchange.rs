@@ -22,6 +22,7 @@ use super::{
     record::Notes,
     refusal::Refusal,
     upgrade::Upgrade,
+    waiting::Waiting,
 };
 use crate::{
     model::{
@@ -68,6 +69,31 @@ struct Routed {
     stuck: Stuck,
 }
 
+/// How a request goes on to its endpoint.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Forwarding {
+    /// Not yet.
+    #[default]
+    Not,
+    /// As frames of HTTP/2.
+    Framed,
+    /// Through Pingora's pipe to a connection of HTTP/1.
+    Piped,
+    /// The answer has begun.
+    Answered,
+}
+
+/// Whether a request, or a connection, could be tried once more.
+#[derive(Clone, Copy, Default)]
+pub struct Replay {
+    /// It can be sent again: all of it is at hand, and nothing of an answer has left.
+    pub possible: bool,
+    /// Its method may be repeated without harm (RFC 9110, section 9.2.2).
+    pub idempotent: bool,
+    /// It went over a kept-alive connection, which may only have been stale: the endpoint gets a second chance then.
+    pub reused: bool,
+}
+
 /// What a request occupies while a try is in flight; given back when it ends, however it ends.
 #[derive(Default)]
 struct Held {
@@ -107,6 +133,10 @@ pub struct Exchange {
     pub upgrade: Option<Arc<Upgrade>>,
     /// Interim answers so far.
     pub interim: u8,
+    /// How far the present try is.
+    pub forwarding: Forwarding,
+    /// The wrapper around the client's stream, where there is one.
+    pub waiting: Option<Arc<Waiting>>,
     /// Its part in a trace, if it takes one.
     pub trace: Option<Trace>,
     /// What else is for the record.
@@ -143,6 +173,8 @@ impl Default for Exchange {
             grpc_status: None,
             upgrade: None,
             interim: 0,
+            forwarding: Forwarding::Not,
+            waiting: None,
             trace: None,
             notes: Notes::default(),
             tokens: Verified::default(),
@@ -318,10 +350,8 @@ impl Exchange {
         })
     }
 
-    /// Notes how the last try ended, and tells whether another one is worth it. `why` is what the client is told if not. `replayable` says that the
-    /// request can be sent once more and nothing of an answer has left; `reused` that it went over a kept-alive connection, which may only have been
-    /// stale: the endpoint gets a second chance then.
-    pub fn ended(&mut self, outcome: Outcome, why: Option<Refusal>, idempotent: bool, replayable: bool, reused: bool) -> bool {
+    /// Notes how the last try ended, and tells whether another one is worth it. `why` is what the client is told if not.
+    pub fn ended(&mut self, outcome: Outcome, why: Option<Refusal>, replay: Replay) -> bool {
         let (Some(live), Some(chosen)) = (self.live.clone(), self.chosen.clone()) else { return false };
         if let Some(cluster) = &chosen.cluster {
             cluster.report(chosen.place, outcome).into_iter().for_each(|cause| live.metrics.ejected(cause.as_str()));
@@ -329,7 +359,7 @@ impl Exchange {
         if let Some(why) = why {
             self.refusal = Some(why);
         }
-        let again = if replayable { self.again(&live, &chosen, outcome, idempotent, reused) } else { Err("not_replayable") };
+        let again = if replay.possible { self.again(&live, &chosen, outcome, replay) } else { Err("not_replayable") };
         let (endpoint, tries) = (&chosen.endpoint.address, self.attempts);
         match again {
             Ok(why) => tracing::debug!(%endpoint, tries, ?outcome, why, "the request is tried again"),
@@ -340,20 +370,13 @@ impl Exchange {
     }
 
     /// Prepares another try, or does not; why, in stable words for the log.
-    fn again(
-        &mut self,
-        live: &Live,
-        chosen: &Chosen,
-        outcome: Outcome,
-        idempotent: bool,
-        reused: bool,
-    ) -> Result<&'static str, &'static str> {
+    fn again(&mut self, live: &Live, chosen: &Chosen, outcome: Outcome, replay: Replay) -> Result<&'static str, &'static str> {
         let policy = self.taken(live).and_then(|(route, _)| route.retry.as_ref());
-        let (why, by_policy, budgeted, pause) = match retry::decide(policy, self.repeated, outcome, idempotent) {
+        let (why, by_policy, budgeted, pause) = match retry::decide(policy, self.repeated, outcome, replay.idempotent) {
             Decision::Repeat { why, by_policy, budgeted, pause } => (why, by_policy, budgeted, pause),
             Decision::Stop(why) => return Err(why),
         };
-        let second_chance = reused && outcome == Outcome::Reset && !self.stale.iter().any(|s| Arc::ptr_eq(s, &chosen.endpoint));
+        let second_chance = replay.reused && outcome == Outcome::Reset && !self.stale.iter().any(|s| Arc::ptr_eq(s, &chosen.endpoint));
         if second_chance {
             self.stale.push(chosen.endpoint.clone());
         } else {

@@ -18,9 +18,9 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::{
-    connection::Context,
+    connection::{Context, Upload},
     edits::{self, Head},
-    exchange::Exchange,
+    exchange::{Exchange, Forwarding, Replay},
     filter::{auth::jwt::without_token, body, client::called, compress},
     gate,
     guard::Outcome,
@@ -263,6 +263,7 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
     ) -> pingora_core::Result<()> {
         exchange.lap(Step::Connect);
+        exchange.forwarding = if request.version == Version::HTTP_2 { Forwarding::Framed } else { Forwarding::Piped };
         exchange.pass_trace_on(request)?;
         if let Some(upgrade) = &exchange.upgrade {
             upgrade.begin();
@@ -318,12 +319,13 @@ impl ProxyHttp for Sidecar {
             exchange.refusal = Some(refusal);
             return Error::e_explain(BODY_TOO_LARGE, "the request's body is over the route's limit").map_err(Error::into_down);
         }
-        if end
-            && exchange.deadline.is_none()
+        if exchange.deadline.is_none()
             && let Some(live) = &exchange.live
         {
-            exchange.deadline = timing::deadline(session, exchange, live);
-            timing::watch(session, exchange);
+            if end {
+                exchange.deadline = timing::deadline(session, exchange, live);
+            }
+            timing::watch(session, exchange, end);
         }
         if end {
             exchange.notes.request_time = Some(exchange.begun.elapsed());
@@ -331,12 +333,8 @@ impl ProxyHttp for Sidecar {
         if end && body.as_ref().is_some_and(Bytes::is_empty) {
             *body = None;
         }
-        if !end
-            && session.as_http1().is_some()
-            && let Some(context) = &exchange.context
-            && !context.tunnel.has_begun()
-        {
-            *body = body.take().map(|piece| context.upload.piece(piece));
+        if !end && let Some(upload) = upload(session, exchange) {
+            *body = body.take().map(|piece| upload.piece(piece));
         }
         Ok(())
     }
@@ -356,13 +354,13 @@ impl ProxyHttp for Sidecar {
         if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
             return gate::response::interim(&mut exchange.interim).map_err(unclean);
         }
+        timing::answered(session, exchange);
         let outcome = Outcome::Answer {
             status: response.status.as_u16(),
             grpc: grpc_status(&response.headers),
             ratelimited: response.headers.contains_key("x-envoy-ratelimited"),
         };
-        let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
-        if exchange.ended(outcome, None, idempotent, replayable, false) {
+        if exchange.ended(outcome, None, replay(session, exchange)) {
             return Error::e_explain(ANOTHER_TRY, "the route's policy asks for another try").map_err(Error::into_up);
         }
         if let Some(live) = &exchange.live
@@ -439,9 +437,7 @@ impl ProxyHttp for Sidecar {
     fn fail_to_connect(&self, session: &mut Session, peer: &HttpPeer, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
         let why = Refusal::Connect(format!("{}: {}", peer.address(), error.root_cause()));
         exchange.lap_failed_try(&why);
-        let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
-        let again = exchange.ended(Outcome::ConnectFailure, Some(why), idempotent, replayable, false);
-        error.set_retry(again);
+        error.set_retry(exchange.ended(Outcome::ConnectFailure, Some(why), replay(session, exchange)));
         error
     }
 
@@ -454,12 +450,13 @@ impl ProxyHttp for Sidecar {
         exchange: &mut Exchange,
         reused: bool,
     ) -> Box<Error> {
+        timing::unwatch(session, exchange);
         exchange.lap_failed_try(&error);
         let again = if *error.etype() == ANOTHER_TRY {
             true
         } else if *error.esource() == ErrorSource::Downstream {
             if timing::is_overdue(exchange) {
-                exchange.ended(Outcome::Timeout, None, false, false, reused);
+                exchange.ended(Outcome::Timeout, None, Replay::default());
             }
             false
         } else {
@@ -474,8 +471,7 @@ impl ProxyHttp for Sidecar {
                 _ if never_processed(&error) => Outcome::Unprocessed,
                 _ => Outcome::Reset,
             };
-            let (idempotent, replayable) = (session.req_header().method.is_idempotent(), replayable(session, exchange));
-            exchange.ended(outcome, Some(refusal), idempotent, replayable, reused)
+            exchange.ended(outcome, Some(refusal), Replay { reused, ..replay(session, exchange) })
         };
         error.set_retry(again);
         error
@@ -483,6 +479,7 @@ impl ProxyHttp for Sidecar {
 
     /// The last error: answer it.
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+        timing::unwatch(session, exchange);
         let downstream = *error.esource() == ErrorSource::Downstream;
         let malformed = exchange.context.as_ref().and_then(|context| context.malformed()).map(Refusal::BadRequest);
         let refusal = match exchange.refusal.take() {
@@ -542,10 +539,19 @@ fn over_limit(session: &Session, exchange: &mut Exchange, bytes: usize) -> Optio
     (exchange.filtered.sent > limit && !session.was_upgraded()).then(body::too_large)
 }
 
-/// Whether the request can be sent once more: its body is still at hand, nothing of an answer has left, and there is time.
-fn replayable(session: &Session, exchange: &Exchange) -> bool {
+/// Where the pieces of a body that wait for a connection of HTTP/1 are counted. What goes through a tunnel is no body.
+fn upload<'a>(session: &Session, exchange: &'a Exchange) -> Option<&'a Arc<Upload>> {
+    if session.as_http1().is_some() {
+        return exchange.context.as_ref().filter(|context| !context.tunnel.has_begun()).map(|context| &context.upload);
+    }
+    exchange.waiting.as_ref().map(|waiting| &waiting.upload)
+}
+
+/// The request can be sent once more while its body is at hand, nothing of an answer has left, and there is time.
+fn replay(session: &Session, exchange: &Exchange) -> Replay {
     let in_time = exchange.deadline.is_none_or(|deadline| Instant::now() < deadline);
-    session.response_written().is_none() && !session.as_ref().retry_buffer_truncated() && in_time
+    let possible = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated() && in_time;
+    Replay { possible, idempotent: session.req_header().method.is_idempotent(), reused: false }
 }
 
 /// Whether HTTP/2 says that the request was not processed: a refused stream, or one above a graceful GOAWAY (RFC 9113, sections 6.8, 8.7).

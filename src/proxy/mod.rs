@@ -25,6 +25,7 @@ pub mod timing;
 pub mod tls;
 pub mod trace;
 pub mod upgrade;
+pub mod waiting;
 
 #[cfg(test)]
 mod tests;

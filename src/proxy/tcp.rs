@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     connection::{Connection, Context},
-    exchange::{Chosen, Exchange},
+    exchange::{Chosen, Exchange, Replay},
     guard::Outcome,
     live::{Live, LiveCluster},
     record::record,
@@ -108,13 +108,13 @@ async fn connect(exchange: &mut Exchange, live: &Live) -> Result<Box<dyn Stream>
         match dialled {
             Ok(stream) => {
                 exchange.lap(Step::Connect);
-                exchange.ended(Outcome::Connected, None, false, false, false);
+                exchange.ended(Outcome::Connected, None, Replay::default());
                 return Ok(stream);
             }
             Err(why) => {
                 exchange.lap_failed_try(&why);
                 let refusal = Refusal::Connect(format!("{}: {why}", endpoint.address));
-                if !exchange.ended(Outcome::ConnectFailure, Some(refusal.clone()), false, true, false) {
+                if !exchange.ended(Outcome::ConnectFailure, Some(refusal.clone()), Replay { possible: true, ..Replay::default() }) {
                     return Err(refusal);
                 }
             }

@@ -9,7 +9,11 @@ use http::Version;
 use pingora_proxy::Session;
 use tokio::time::timeout;
 
-use super::{exchange::Exchange, live::Live};
+use super::{
+    exchange::{Exchange, Forwarding},
+    live::Live,
+    waiting::Waiting,
+};
 use crate::model::{listener::Role, route};
 
 /// Bodies up to this size, bytes, are taken as sent at once: the whole-request timeout then also bounds the wait for the answer.
@@ -43,11 +47,42 @@ pub fn deadline(session: &Session, exchange: &Exchange, live: &Live) -> Option<I
     whole(exchange, live).filter(|_| !session.is_upgrade_req()).map(|timeout| Instant::now() + timeout)
 }
 
-/// Sees to it that a request whose end [`read_timeout`] could not foresee still ends in time. Streams of HTTP/2 share their connection and are only
-/// bounded by the idle timeout.
-pub fn watch(session: &Session, exchange: &Exchange) {
-    if let Some(context) = exchange.context.as_ref().filter(|_| session.as_http1().is_some() && !is_short(session)) {
-        context.overdue_at(exchange.deadline.map(Into::into));
+/// Sees to it that a request whose end [`read_timeout`] could not foresee still ends in time. For each piece of its body, and its end.
+pub fn watch(session: &mut Session, exchange: &mut Exchange, end: bool) {
+    let deadline = exchange.deadline.filter(|_| end && !is_short(session));
+    if session.as_http1().is_some() {
+        if let (Some(deadline), Some(context)) = (deadline, &exchange.context) {
+            context.overdue_at(Some(deadline.into()));
+        }
+        return;
+    }
+    let begins = match exchange.forwarding {
+        Forwarding::Piped => !end || deadline.is_some(),
+        Forwarding::Framed => deadline.is_some(),
+        Forwarding::Not => false,
+        // Its end was held back when the answer began.
+        Forwarding::Answered => return unwatch(session, exchange),
+    };
+    if begins && exchange.waiting.is_none() {
+        exchange.waiting = Waiting::begin(session.as_downstream_mut());
+    }
+    if let (Some(deadline), Some(waiting)) = (deadline, &exchange.waiting) {
+        waiting.overdue_at(deadline);
+    }
+}
+
+/// The answer has begun: from here on the time between two reads from the endpoint bounds it.
+pub fn answered(session: &mut Session, exchange: &mut Exchange) {
+    exchange.forwarding = Forwarding::Answered;
+    if exchange.waiting.as_ref().is_some_and(|waiting| !waiting.holds_the_end()) {
+        unwatch(session, exchange);
+    }
+}
+
+/// The try is over.
+pub fn unwatch(session: &mut Session, exchange: &mut Exchange) {
+    if let Some(waiting) = exchange.waiting.take() {
+        waiting.end(session.as_downstream_mut());
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use aralez_integration::clients::HttpClient;
+use aralez_integration::{clients::HttpClient, net::Address};
 use bytes::Bytes;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{Request, Response};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::details::trailers_only;
+use crate::ingress::Edge;
 use crate::support::mesh::Mesh;
 use crate::support::raw::read_until;
 use crate::support::wire::{Reply, Wire, WireApp};
@@ -24,7 +27,7 @@ fn settings() -> serde_json::Value {
     json!({"local_request_timeout_ms": 700})
 }
 
-/// An HTTP/2 app that says nothing, or begins an answer and goes on for ever.
+/// An HTTP/2 app that takes all in and says nothing, or begins an answer and goes on for ever.
 async fn http2_app(begins: bool) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -32,13 +35,16 @@ async fn http2_app(begins: bool) -> u16 {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut connection = h2::server::handshake(stream).await.unwrap();
-                let mut silent = Vec::new();
                 while let Some(Ok((request, mut respond))) = connection.accept().await {
-                    if !begins {
-                        silent.push((request, respond));
-                        continue;
-                    }
                     tokio::spawn(async move {
+                        if !begins {
+                            let mut body = request.into_body();
+                            while let Some(Ok(data)) = body.data().await {
+                                body.flow_control().release_capacity(data.len()).unwrap();
+                            }
+                            drop(std::future::poll_fn(|cx| respond.poll_reset(cx)).await);
+                            return;
+                        }
                         let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
                         let mut body = respond.send_response(head, false).unwrap();
                         while body.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), false).is_ok() {
@@ -152,11 +158,16 @@ async fn slow_app() -> (u16, mpsc::Receiver<usize>) {
     (port, leaving)
 }
 
+/// Time enough for such an app to take in what waits in the buffers of both sidecars.
+fn patient() -> serde_json::Value {
+    json!({"local_request_timeout_ms": 4000})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_post_that_the_app_takes_in_slowly_is_504_and_a_client_that_leaves_is_seen() {
     const LONG: usize = 6 << 20;
     let (port, mut leaving) = slow_app().await;
-    let wire = Wire::before(port, "http", settings()).await;
+    let wire = Wire::before(port, "http", patient()).await;
     let length = format!("Content-Length: {LONG}\r\n\r\n{}", "x".repeat(LONG));
     let chunks = format!("Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", format!("1000\r\n{}\r\n", "x".repeat(4096)).repeat(LONG / 4096));
     for framing in [&length, &chunks] {
@@ -174,4 +185,114 @@ async fn a_long_post_that_the_app_takes_in_slowly_is_504_and_a_client_that_leave
         let took = timeout(Duration::from_secs(20), leaving.recv()).await;
         assert!(took.is_ok_and(|took| took.is_some()), "the app is left with its client: {framing:.30}");
     }
+}
+
+/// A client of HTTP/2 that says a request's head, and then its body, in pieces as there is room, and its end.
+async fn late(address: &Address, kind: &'static str, length: usize) -> (SendRequest<Bytes>, ResponseFuture, SendStream<Bytes>) {
+    let (client, connection) = h2::client::handshake(address.connect().await.unwrap()).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let head = Request::post("http://api/echo.Echo/Unary").header("content-type", kind).body(()).unwrap();
+    let (answer, mut body) = client.send_request(head, false).unwrap();
+    let mut left = length;
+    while left > 0 {
+        body.reserve_capacity(left.min(16 * 1024));
+        let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.unwrap().unwrap();
+        body.send_data(vec![b'x'; room].into(), false).unwrap();
+        left -= room;
+    }
+    (client, answer, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_http2_whose_end_comes_late_is_ended_all_the_same() {
+    let http1 = WireApp::start(|_| Reply::Silence).await;
+    for (protocol, kind, app) in [
+        ("grpc", "application/grpc", http2_app(false).await),
+        ("http2", "text/plain", http2_app(false).await),
+        ("http", "text/plain", http1.port),
+    ] {
+        let wire = Wire::before(app, protocol, settings()).await;
+        for length in [6, 100_000] {
+            let (_client, answer, mut body) = late(&wire.entry, kind, length).await;
+            // Later than what comes in one piece with its head, and later than the timeout counted from there.
+            tokio::time::sleep(TIMEOUT + Duration::from_millis(200)).await;
+            let begun = Instant::now();
+            body.send_data(Bytes::from_static(b"x"), true).unwrap();
+            let answer = timeout(SOON, answer).await.unwrap_or_else(|_| panic!("{protocol}: no answer to {length} bytes in time")).unwrap();
+            let told = (answer.status().as_u16(), answer.headers().get("grpc-status").map(|status| status.as_bytes()));
+            assert_eq!(told, if protocol == "grpc" { (200, Some(&b"4"[..])) } else { (504, None) }, "{protocol}");
+            assert!(begun.elapsed() >= TIMEOUT, "{protocol}: {:?}", begun.elapsed());
+        }
+    }
+}
+
+/// The reverse proxy before a server of HTTP/1.
+async fn edge(app: u16, timeout: &str) -> Edge {
+    Edge::start(&format!(
+        "provider: file\nupstreams:\n  DEFAULT:\n    paths:\n      /: {{servers: ['http://127.0.0.1:{app}'], timeout: {timeout}, healthcheck: false}}\n"
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_of_http2_that_the_server_takes_in_slowly_is_504_and_a_client_that_leaves_is_seen() {
+    const LONG: usize = 6 << 20;
+    let (port, mut leaving) = slow_app().await;
+    let before = edge(port, "4s").await;
+    let (_client, answer, mut body) = late(&before.http, "text/plain", LONG).await;
+    body.send_data(Bytes::from_static(b"x"), true).unwrap();
+    assert_eq!(timeout(SOON * 3, answer).await.expect("an answer in time").unwrap().status(), 504);
+    assert!(leaving.recv().await.is_some_and(|took| took > LONG), "the app had it all");
+
+    let before = edge(port, "false").await;
+    let (_client, answer, mut body) = late(&before.http, "text/plain", LONG).await;
+    body.send_data(Bytes::from_static(b"x"), true).unwrap();
+    body.send_reset(h2::Reason::CANCEL);
+    drop(answer);
+    let took = timeout(Duration::from_secs(20), leaving.recv()).await;
+    assert!(took.is_ok_and(|took| took.is_some()), "the app is left with its client");
+}
+
+/// An app that answers at once, and goes on to take the request in; its body is how much that was.
+async fn early_app(length: usize) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let (mut piece, mut total) = (vec![0; 64 * 1024], 0);
+        while total < length / 2 {
+            total += stream.read(&mut piece).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await.unwrap();
+        while total < length {
+            total += stream.read(&mut piece).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.write_all(total.to_string().as_bytes()).await
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_begins_before_the_end_of_the_request_loses_nothing_of_it() {
+    const LONG: usize = 6 << 20;
+    let before = edge(early_app(LONG).await, "false").await;
+    let (client, connection) = h2::client::handshake(before.http.connect().await.unwrap()).await.unwrap();
+    tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let head = Request::post("http://api/").header("content-length", LONG).body(()).unwrap();
+    let (answer, mut body) = client.send_request(head, false).unwrap();
+    body.send_data(vec![b'x'; LONG].into(), true).unwrap();
+    let mut answer = timeout(SOON * 3, answer).await.expect("an answer in time").unwrap().into_body();
+    let mut told = Vec::new();
+    while let Some(data) = timeout(SOON * 3, answer.data()).await.expect("all in time") {
+        told.extend_from_slice(&data.unwrap());
+    }
+    assert_eq!(String::from_utf8_lossy(&told), LONG.to_string());
 }

@@ -43,7 +43,7 @@ async fn without_a_healthy_endpoint_it_is_503_at_once_with_a_body() {
         assert_eq!(refused.await.unwrap().text(), "no healthy upstream");
         let asked = Instant::now();
         assert_eq!(clients::post(&mesh.entry, "/", "body").await.unwrap().status, 503);
-        assert!(asked.elapsed() < Duration::from_millis(500), "503 took {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(2), "503 took {:?}", asked.elapsed());
         mesh.agent.set_instances("api", vec![mesh.instance()]);
         mesh.answered_by("api-1", EFFECT).await;
     }

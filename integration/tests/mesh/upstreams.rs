@@ -94,7 +94,7 @@ async fn without_an_endpoint_503_at_once() {
 
     let asked = Instant::now();
     http_answers(&web.upstreams[0].address(), 503).await.unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

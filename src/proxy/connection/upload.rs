@@ -39,12 +39,12 @@ impl Upload {
     }
 
     /// Whether the end of the body would fill the pipe.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > WAITING
     }
 
     /// Waits until it would not.
-    pub(super) fn poll_room(&self, cx: &Poller<'_>) -> Poll<()> {
+    pub fn poll_room(&self, cx: &Poller<'_>) -> Poll<()> {
         self.reader.register(cx.waker());
         if self.is_full() { Poll::Pending } else { Poll::Ready(()) }
     }

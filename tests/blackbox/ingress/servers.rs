@@ -103,7 +103,7 @@ async fn all_servers_down_is_503_at_once() {
     let edge = Edge::start(&yaml(&[nobody(), nobody()], "")).await;
     let begun = Instant::now();
     assert_eq!(edge.get("shop.test", "/").await.status, 503);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 /// H5: one bad name, or one more request to it, ended the original's process.

@@ -241,7 +241,7 @@ fn a_huge_token_costs_nothing() {
     for _ in 0..1000 {
         assert_eq!(verify(&Verifier::default(), &providers, &huge, NOW).why("okta"), Some(&Rejected::TooLong));
     }
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -74,9 +74,7 @@ pub fn watch(session: &mut Session, exchange: &mut Exchange, end: bool) {
 /// The answer has begun: from here on the time between two reads from the endpoint bounds it.
 pub fn answered(session: &mut Session, exchange: &mut Exchange) {
     exchange.forwarding = Forwarding::Answered;
-    if exchange.waiting.as_ref().is_some_and(|waiting| !waiting.holds_the_end()) {
-        unwatch(session, exchange);
-    }
+    exchange.waiting = exchange.waiting.take().and_then(|waiting| waiting.answered(session.as_downstream_mut()));
 }
 
 /// The try is over.

@@ -35,6 +35,9 @@ use tokio::time::sleep_until;
 
 use super::connection::Upload;
 
+#[cfg(test)]
+mod tests;
+
 /// The request of a stream that is wrapped.
 #[derive(Default)]
 pub struct Waiting {
@@ -78,9 +81,13 @@ impl Waiting {
         let _ = self.overdue.set(at);
     }
 
-    /// Whether the end of the body would be lost with the wrapper.
-    pub fn holds_the_end(&self) -> bool {
-        self.holds.load(Ordering::Relaxed)
+    /// Unwraps the stream once its answer begins, unless the end of the body would be lost with the wrapper.
+    pub fn answered(self: Arc<Self>, session: &mut ServerSession) -> Option<Arc<Self>> {
+        if self.holds.load(Ordering::Relaxed) {
+            return Some(self);
+        }
+        self.end(session);
+        None
     }
 
     /// Unwraps the stream.

@@ -1,7 +1,8 @@
 //! How long things may take.
 //!
 //! The whole-request timeout counts from the end of the request to the end of the answer, as in Envoy. Pingora's only clock is the time between two
-//! reads from the endpoint; so that it bounds the wait for an answer, the request must be known to be complete when it is handed over.
+//! reads from the endpoint; so that it bounds the wait for an answer, the request must be known to be complete when it is handed over. Where it is not,
+//! [`watch`] sees to it.
 
 use std::time::{Duration, Instant};
 

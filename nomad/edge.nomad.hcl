@@ -46,10 +46,9 @@ job "edge" {
       }
 
       template {
-        destination   = "local/main.yaml"
-        change_mode   = "signal"
-        change_signal = "SIGHUP"
-        data          = <<-EOT
+        destination = "local/main.yaml"
+        change_mode = "restart"
+        data        = <<-EOT
           proxy_address_http: 0.0.0.0:{{ env "NOMAD_PORT_http" }}
           upstreams_conf: upstreams.yaml
           grace_period: 25s

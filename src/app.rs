@@ -8,15 +8,7 @@ mod explain;
 mod ingress;
 mod life;
 
-use std::{
-    fs::File,
-    io::Write,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs::File, io::Write, net::SocketAddr, os::fd::AsRawFd, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use openssl::{
@@ -36,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::life::{End, Reload, Signals};
 use crate::{
     admin::{Admin, AdminState, outlets},
-    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH},
+    cli::{AdminBind, Command, ConnectOptions, DevOptions, ProcessOptions, SCRAPE_PATH, USUAL_ADMIN},
     config::{self, mesh_file::MeshFile, process::ProcessSettings},
     control::{
         consul::{self, Client},
@@ -248,9 +240,6 @@ async fn count_reloads(mut snapshots: Subscriber, telemetry: Arc<Telemetry>) {
         telemetry.metrics.config_reloaded(snapshot.problems.is_empty());
     }
 }
-
-/// Where the admin API of Envoy under Consul listens.
-const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19000);
 
 /// Starts the admin listeners that are wanted.
 fn start_admin(

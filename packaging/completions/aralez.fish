@@ -39,7 +39,7 @@ complete -c aralez -n "__fish_aralez_needs_command" -f -a "wait" -d 'Wait until 
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "drain" -d 'Let a running one take no new work, finish what it has, and end; a second time, end at once'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "version" -d 'Print the version'
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -s c -l conf -d 'The main configuration file; or an Envoy bootstrap: be the Connect sidecar that it names, with Envoy\'s flags' -r -F
-complete -c aralez -n "__fish_aralez_using_subcommand serve" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand serve" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [env: ARALEZ_ADMIN_BIND] [default: localhost:19000, or a free port if that is taken]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -s l -l log-level -r
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -l concurrency -r
 complete -c aralez -n "__fish_aralez_using_subcommand serve" -l log-path -r -F
@@ -86,7 +86,7 @@ deny\t''"
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l envoy-ready-bind-address -d 'Address of one more listener that serves /ready only; needs the port too' -r
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l envoy-ready-bind-port -d 'Port of that listener' -r
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l prometheus-scrape-path -d 'Path of the metrics on the listener that the setting envoy_prometheus_bind_addr asks for [default: /metrics]' -r
-complete -c aralez -n "__fish_aralez_using_subcommand connect" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand connect" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [env: ARALEZ_ADMIN_BIND] [default: localhost:19000, or a free port if that is taken]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l threads -d 'Worker threads of the data plane [default: 1] [env: ARALEZ_THREADS]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l shutdown-grace-period-seconds -d 'How long open connections may go on after SIGTERM [default: 30] [env: ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -l log-level -d 'How much is logged: trace, debug, info, warn, error or off' -r
@@ -99,7 +99,7 @@ complete -c aralez -n "__fish_aralez_using_subcommand connect" -l upgrade-sock -
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -s d -l daemon -d 'Run in the background'
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -s u -l upgrade -d 'Take the listeners over from the process that listens on -upgrade-sock'
 complete -c aralez -n "__fish_aralez_using_subcommand connect" -s h -l help -d 'Print help'
-complete -c aralez -n "__fish_aralez_using_subcommand dev" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]' -r
+complete -c aralez -n "__fish_aralez_using_subcommand dev" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [env: ARALEZ_ADMIN_BIND] [default: localhost:19000, or a free port if that is taken]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand dev" -l threads -d 'Worker threads of the data plane [default: 1] [env: ARALEZ_THREADS]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand dev" -l shutdown-grace-period-seconds -d 'How long open connections may go on after SIGTERM [default: 30] [env: ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand dev" -l log-level -d 'How much is logged: trace, debug, info, warn, error or off' -r
@@ -135,13 +135,13 @@ complete -c aralez -n "__fish_aralez_using_subcommand explain" -l json -d 'Print
 complete -c aralez -n "__fish_aralez_using_subcommand explain" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand completions" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand man" -s h -l help -d 'Print help'
-complete -c aralez -n "__fish_aralez_using_subcommand status" -l admin -d 'The admin API of the running one: IP:port or localhost:port' -r
+complete -c aralez -n "__fish_aralez_using_subcommand status" -l admin -d 'The admin API of the running one: IP:port or localhost:port [env: ARALEZ_ADMIN_BIND] [default: that of Nomad\'s bootstrap, else localhost:19000]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand status" -l format -d 'How to print it' -r -f -a "table\t''
 json\t''"
 complete -c aralez -n "__fish_aralez_using_subcommand status" -s h -l help -d 'Print help'
-complete -c aralez -n "__fish_aralez_using_subcommand wait" -l admin -d 'The admin API of the one to wait for: IP:port or localhost:port' -r
+complete -c aralez -n "__fish_aralez_using_subcommand wait" -l admin -d 'The admin API of the one to wait for: IP:port or localhost:port [env: ARALEZ_ADMIN_BIND] [default: that of Nomad\'s bootstrap, else localhost:19000]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand wait" -l timeout-seconds -d 'How long to wait' -r
 complete -c aralez -n "__fish_aralez_using_subcommand wait" -s h -l help -d 'Print help'
-complete -c aralez -n "__fish_aralez_using_subcommand drain" -l admin -d 'The admin API of the running one: IP:port or localhost:port' -r
+complete -c aralez -n "__fish_aralez_using_subcommand drain" -l admin -d 'The admin API of the running one: IP:port or localhost:port [env: ARALEZ_ADMIN_BIND] [default: that of Nomad\'s bootstrap, else localhost:19000]' -r
 complete -c aralez -n "__fish_aralez_using_subcommand drain" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_using_subcommand version" -s h -l help -d 'Print help'

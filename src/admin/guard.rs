@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{
-        HeaderMap, StatusCode, Uri,
+        HeaderMap, Method, StatusCode, Uri,
         header::{HOST, ORIGIN},
         uri::Authority,
     },
@@ -14,9 +14,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-/// Refuses a request with an `Origin`, or one that is addressed to a name that is not ours.
-pub(super) async fn refuse_web_pages(State(bound): State<SocketAddr>, request: Request, next: Next) -> Response {
-    match judge(bound.ip(), request.headers(), request.uri()) {
+/// Refuses a request with an `Origin`, or one that is addressed to a name that is not ours; and what changes something, unless this host asks for it.
+pub(super) async fn refuse_web_pages(
+    State(bound): State<SocketAddr>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let judged = judge(bound.ip(), request.headers(), request.uri()).and_then(|()| changes(bound.ip(), request.method(), client.ip()));
+    match judged {
         Ok(()) => next.run(request).await,
         Err(why) => (StatusCode::FORBIDDEN, why).into_response(),
     }
@@ -29,6 +35,15 @@ fn judge(bound: IpAddr, headers: &HeaderMap, uri: &Uri) -> Result<(), &'static s
     } else {
         Err("this Host is not served: use localhost or the address that -admin-bind names\n")
     }
+}
+
+/// Bound where others reach it, for a probe or a scrape, it still lets only its own host drain it and set its log.
+fn changes(bound: IpAddr, method: &Method, client: IpAddr) -> Result<(), &'static str> {
+    let client = client.to_canonical();
+    if method.is_safe() || client.is_loopback() || client == bound.to_canonical() {
+        return Ok(());
+    }
+    Err("changes are taken from this host alone: ask at a loopback address\n")
 }
 
 /// Refuses what a web page of any origin asks for.
@@ -86,6 +101,24 @@ mod tests {
             ("127.0.0.1", "a b", false),
         ] {
             assert_eq!(verdict(bound, host), served, "bound to {bound}, Host {host:?}");
+        }
+    }
+
+    #[test]
+    fn only_its_own_host_changes_anything() {
+        for (bound, client, taken) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("0.0.0.0", "127.0.0.1", true),
+            ("::", "::ffff:127.0.0.1", true),
+            ("::", "::1", true),
+            ("10.0.0.1", "10.0.0.1", true),
+            ("0.0.0.0", "10.0.0.2", false),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("::", "::ffff:10.0.0.2", false),
+        ] {
+            let (bound, client) = (bound.parse().unwrap(), client.parse().unwrap());
+            assert_eq!(changes(bound, &Method::POST, client).is_ok(), taken, "bound to {bound}, {client}");
+            assert!(changes(bound, &Method::GET, client).is_ok());
         }
     }
 

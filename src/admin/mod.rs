@@ -12,7 +12,8 @@
 //! | `GET /log`, `POST /log?level=debug` | shows, changes the level |
 //! | `POST /drain` | takes no new work from now on |
 //!
-//! It trusts who can connect to it, so it is bound to loopback unless told otherwise. Web pages cannot use it: see `guard`.
+//! It trusts who can connect to it, so it is bound to loopback unless told otherwise; changes are taken from its own host alone. Web pages cannot use
+//! it: see `guard`.
 
 pub mod config_api;
 mod guard;

@@ -14,7 +14,7 @@ use reqwest::{Client, Response};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     runtime::Builder,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::Failure;
@@ -22,6 +22,8 @@ use crate::cli::StatusOptions;
 
 /// How long an answer may take: shorter than the 30 s that orchestrators give to a health check.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the last answer that is waited for may take, when patience is over before.
+const LAST: Duration = Duration::from_secs(1);
 /// How often it is looked whether one is ready.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -44,7 +46,9 @@ pub(super) fn wait(admin: SocketAddr, patience: Duration) -> Result<ExitCode, Fa
     running(async {
         let (running, end) = (Running::at(admin)?, Instant::now() + patience);
         loop {
-            let missing = running.missing().await;
+            // One that takes the connection and never answers is not ready either.
+            let answer = timeout(end.duration_since(Instant::now()).max(LAST), running.missing()).await;
+            let missing = answer.unwrap_or_else(|_| Err(anyhow!("not ready within {patience:?}: {admin} does not answer")));
             if matches!(&missing, Ok(missing) if missing.is_empty()) {
                 return Ok(ExitCode::SUCCESS);
             }

@@ -95,8 +95,9 @@ fn compared(conf: &Path, with: Option<&Path>) -> Result<Report, Failure> {
             let routes = changes::between(&ingress::shown(&old).map_err(wrong)?, &new);
             let loaded = |main: &MainFile| main.certificates.as_ref().map(|folder| certificates::load(folder, &Certificates::default()).0);
             let certificates = loaded(main).unwrap_or_default().changes_since(&loaded(&old).unwrap_or_default());
-            let main = changes::of_main(with, conf).map_err(wrong)?;
-            main.into_iter().chain(routes).chain(certificates).collect()
+            let of_main =
+                changes::between(&old.shown, &main.shown).into_iter().map(|change| format!("main.yaml: {change} (from the next start on)"));
+            of_main.chain(routes).chain(certificates).collect()
         }
         None => changes::between(&runtime()?.block_on(running::shown(&main.api))?, &new),
     };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Around, Failure, Outside, life, serve};
 use crate::{
     cli::{ProcessOptions, SCRAPE_PATH, ServeOptions},
-    config::{fault::Faults, main_file::MainFile, shown, upstreams},
+    config::{changes, fault::Faults, main_file::MainFile, shown, upstreams},
     control::{
         ingress::{
             acme, certificates,
@@ -92,11 +92,28 @@ impl Source {
         let Around { mut reloads, snapshots, bindings, sockets, alone } = around;
         api::start(&main.api, &sockets, api::Behind { pushes, snapshots, bindings, telemetry: telemetry.clone() }, &alone)?;
         while let Some(Some(wish)) = stop.run_until_cancelled(reloads.recv()).await {
+            self.compare_main();
             // Nobody listens only when all is about to end.
             let _ = wishes.send(Arc::new(wish));
         }
         stop.cancelled().await;
         Ok(())
+    }
+
+    /// Says what of `main.yaml` is not what this process was started with: it is not read anew.
+    fn compare_main(&self) {
+        let (path, file) = (&self.main.path, self.main.path.display());
+        // A pipe can be read only once.
+        if path.exists() && !path.is_file() {
+            return;
+        }
+        match MainFile::load(path) {
+            Ok(now) => match changes::between(&self.main.shown, &now.shown).join("; ") {
+                changes if changes.is_empty() => {}
+                changes => tracing::warn!(%file, changes, "is read at a start only: restart, or let a new process take over with -upgrade"),
+            },
+            Err(faults) => tracing::warn!(%file, why = %faults, "is not what this process was started with: a restart would fail"),
+        }
     }
 
     /// Reads the folder of certificates and goes on following it, and orders those that an ACME server issues.

@@ -77,7 +77,7 @@ pub(super) struct Serve {
     /// Run in the background
     #[arg(short, long)]
     pub(super) daemon: bool,
-    /// Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]
+    /// Where the admin API listens: IP:port or localhost:port; "off" for none [env: ARALEZ_ADMIN_BIND] [default: localhost:19000, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) admin_bind: Option<String>,
     #[command(flatten)]
@@ -130,9 +130,9 @@ pub(super) enum Format {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Status {
-    /// The admin API of the running one: IP:port or localhost:port
-    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
-    pub(super) admin: String,
+    /// The admin API of the running one: IP:port or localhost:port [env: ARALEZ_ADMIN_BIND] [default: that of Nomad's bootstrap, else localhost:19000]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) admin: Option<String>,
     /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub(super) format: StatusFormat,
@@ -140,9 +140,9 @@ pub(super) struct Status {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Wait {
-    /// The admin API of the one to wait for: IP:port or localhost:port
-    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
-    pub(super) admin: String,
+    /// The admin API of the one to wait for: IP:port or localhost:port [env: ARALEZ_ADMIN_BIND] [default: that of Nomad's bootstrap, else localhost:19000]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) admin: Option<String>,
     /// How long to wait
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     pub(super) timeout_seconds: u32,
@@ -150,9 +150,9 @@ pub(super) struct Wait {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Drain {
-    /// The admin API of the running one: IP:port or localhost:port
-    #[arg(long, value_name = "ADDRESS", default_value = "localhost:19000")]
-    pub(super) admin: String,
+    /// The admin API of the running one: IP:port or localhost:port [env: ARALEZ_ADMIN_BIND] [default: that of Nomad's bootstrap, else localhost:19000]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) admin: Option<String>,
 }
 
 /// The forms of a status.
@@ -289,7 +289,7 @@ pub(super) struct Dev {
 
 #[derive(Debug, Default, ClapArgs)]
 pub(super) struct Process {
-    /// Where the admin API listens: IP:port or localhost:port; "off" for none [default: localhost:19000, or a free port if that is taken]
+    /// Where the admin API listens: IP:port or localhost:port; "off" for none [env: ARALEZ_ADMIN_BIND] [default: localhost:19000, or a free port if that is taken]
     #[arg(long, value_name = "ADDRESS")]
     pub(super) admin_bind: Option<String>,
     /// Worker threads of the data plane [default: 1] [env: ARALEZ_THREADS]

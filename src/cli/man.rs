@@ -20,7 +20,10 @@ const SIGNALS: Section = (
             "SIGTERM, SIGINT",
             "Drain: accept nothing more, answer what is in flight, end with 0 when all is done or the grace period is over. A second one ends at once.",
         ),
-        ("SIGHUP", "Read the configuration files anew. With an error in them nothing changes, and the log says why."),
+        (
+            "SIGHUP",
+            "Read routes, what they name, and certificates anew. With an error in them nothing changes, and the log says why. main.yaml is read at a start only; what it has that the process was not started with is told in the log.",
+        ),
         ("SIGUSR1", "Open the log and the access logs anew, after they were moved away."),
         ("SIGQUIT", "Wait 60 s for a process started with -upgrade, and go on if none comes. Without an upgrade_sock: drain."),
     ],

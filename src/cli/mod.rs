@@ -22,7 +22,7 @@ pub use self::{
     args::SchemaOf,
     options::{
         AdminBind, CheckOptions, Checked, ConnectOptions, DevOptions, ExplainOptions, ProcessOptions, Question, Request, SCRAPE_PATH,
-        ServeOptions, StatusOptions,
+        ServeOptions, StatusOptions, USUAL_ADMIN,
     },
 };
 
@@ -86,7 +86,7 @@ where
                 return Ok(Command::Connect(Box::new(options)));
             }
             let args::Serve { conf, upgrade, daemon, admin_bind, .. } = serve;
-            Ok(Command::Serve(ServeOptions { conf, upgrade, daemon, admin: options::admin_bind(admin_bind.as_deref())? }))
+            Ok(Command::Serve(ServeOptions { conf, upgrade, daemon, admin: options::admin_bind(admin_bind, &env)? }))
         }
         args::Verb::Check(flags) => Ok(Command::Check(Box::new(check::resolve(*flags, &env)?))),
         args::Verb::Schema(schema) => Ok(Command::Schema(schema.file)),
@@ -99,12 +99,12 @@ where
         args::Verb::Completions { shell } => Err(Exit { code: 0, text: completions(shell) }),
         args::Verb::Man { verb } => Err(Exit { code: 0, text: man::page(args::Args::command(), verb.as_deref())? }),
         args::Verb::Status(args::Status { admin, format }) => {
-            Ok(Command::Status(StatusOptions { admin: options::admin(&admin)?, json: format == args::StatusFormat::Json }))
+            Ok(Command::Status(StatusOptions { admin: options::admin(admin, &env)?, json: format == args::StatusFormat::Json }))
         }
         args::Verb::Wait(args::Wait { admin, timeout_seconds }) => {
-            Ok(Command::Wait(options::admin(&admin)?, Duration::from_secs(timeout_seconds.into())))
+            Ok(Command::Wait(options::admin(admin, &env)?, Duration::from_secs(timeout_seconds.into())))
         }
-        args::Verb::Drain(args::Drain { admin }) => Ok(Command::Drain(options::admin(&admin)?)),
+        args::Verb::Drain(args::Drain { admin }) => Ok(Command::Drain(options::admin(admin, &env)?)),
         args::Verb::Version => Err(Exit { code: 0, text: version() }),
     }
 }

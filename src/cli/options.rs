@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
     str::FromStr,
@@ -11,7 +11,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::{Exit, args};
+use super::{Exit, args, nomad};
 use crate::{
     config::{
         agent::{AgentConfig, ProxySelector},
@@ -22,6 +22,9 @@ use crate::{
 
 /// Where Prometheus looks if nothing else is said.
 pub const SCRAPE_PATH: &str = "/metrics";
+
+/// Where the admin API of Envoy under Consul listens, and ours if nothing else is said.
+pub const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 19000);
 
 /// Where the admin API listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +195,7 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     let threads = or_env(process.threads, "ARALEZ_THREADS", "a number from 1", env)?;
     let grace = or_env(process.shutdown_grace_period_seconds, "ARALEZ_SHUTDOWN_GRACE_PERIOD_SECONDS", "a number of seconds", env)?;
     Ok(ProcessOptions {
-        admin: admin_bind(process.admin_bind.as_deref())?,
+        admin: admin_bind(process.admin_bind, env)?,
         settings: ProcessSettings {
             threads: threads.map_or(1, NonZeroUsize::get),
             keepalive_pool: None,
@@ -211,18 +214,28 @@ pub(super) fn process(process: args::Process, env: &impl Fn(&str) -> Option<Stri
     })
 }
 
-pub(super) fn admin_bind(text: Option<&str>) -> Result<AdminBind, Exit> {
-    let Some(text) = text else { return Ok(AdminBind::Usual) };
-    if text == "off" {
+/// The variable for where the admin API is, for the one that serves it and for those that ask.
+const ADMIN: &str = "ARALEZ_ADMIN_BIND";
+/// In the place of an address: there is no admin API.
+const OFF: &str = "off";
+
+pub(super) fn admin_bind(flag: Option<String>, env: &impl Fn(&str) -> Option<String>) -> Result<AdminBind, Exit> {
+    let name = if flag.is_some() { "-admin-bind" } else { ADMIN };
+    let Some(text) = flag.or_else(|| env(ADMIN)) else { return Ok(AdminBind::Usual) };
+    if text == OFF {
         return Ok(AdminBind::Off);
     }
-    let wrong = || Exit::wrong(format_args!("-admin-bind {text:?} is no address; write IP:port, localhost:port, or off"));
-    address(text).map(AdminBind::At).ok_or_else(wrong)
+    let wrong = || Exit::wrong(format_args!("{name} {text:?} is no address; write IP:port, localhost:port, or off"));
+    address(&text).map(AdminBind::At).ok_or_else(wrong)
 }
 
-/// Where a running one is asked.
-pub(super) fn admin(text: &str) -> Result<SocketAddr, Exit> {
-    address(text).ok_or_else(|| Exit::wrong(format_args!("-admin {text:?} is no address; write IP:port or localhost:port")))
+/// Where a running one is asked: a health check in a container is no place for flags, so it is found as the one that runs there found it.
+pub(super) fn admin(flag: Option<String>, env: &impl Fn(&str) -> Option<String>) -> Result<SocketAddr, Exit> {
+    let name = if flag.is_some() { "-admin" } else { ADMIN };
+    let Some(text) = flag.or_else(|| env(ADMIN).filter(|text| text != OFF)) else {
+        return Ok(nomad::bootstrap(env).and_then(|bootstrap| bootstrap.admin).unwrap_or(USUAL_ADMIN));
+    };
+    address(&text).ok_or_else(|| Exit::wrong(format_args!("{name} {text:?} is no address; write IP:port or localhost:port")))
 }
 
 fn address(text: &str) -> Option<SocketAddr> {

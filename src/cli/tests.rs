@@ -240,8 +240,10 @@ fn the_reverse_proxy_is_started_as_its_users_know() {
         let Ok(Command::Serve(options)) = parse_with(line, &[]) else { panic!("{line:?}") };
         assert_eq!(options, ServeOptions { upgrade: true, daemon: true, ..plain.clone() }, "{line:?}");
     }
-    let Ok(Command::Serve(options)) = parse_with(&["-c", "m.yaml", "-admin-bind", "off"], &[]) else { panic!() };
-    assert_eq!(options.admin, AdminBind::Off);
+    for (line, env) in [(&["-c", "m.yaml", "-admin-bind", "off"][..], "localhost:7"), (&["-c", "m.yaml"], "off")] {
+        let Ok(Command::Serve(options)) = parse_with(line, &[("ARALEZ_ADMIN_BIND", env)]) else { panic!() };
+        assert_eq!(options.admin, AdminBind::Off);
+    }
 }
 
 fn checked(line: &[&str]) -> Checked {
@@ -311,6 +313,14 @@ fn a_running_one_is_asked_where_envoys_admin_api_is_unless_told() {
     let waited = parse_with(&["wait", "-timeout-seconds", "5"], &[]);
     assert!(matches!(waited, Ok(Command::Wait(admin, time)) if admin.port() == 19000 && time == Duration::from_secs(5)));
     assert!(matches!(parse_with(&["drain", "-admin=localhost:1"], &[]), Ok(Command::Drain(admin)) if admin.port() == 1));
+    let drained = |line: &[&str], place: &str| match parse_with(line, &[("ARALEZ_ADMIN_BIND", place)]) {
+        Ok(Command::Drain(admin)) => admin.to_string(),
+        other => panic!("{line:?} gave {other:?}"),
+    };
+    assert_eq!(drained(&["drain"], "127.0.0.3:7"), "127.0.0.3:7");
+    assert_eq!(drained(&["drain", "-admin=localhost:1"], "127.0.0.3:7"), "127.0.0.1:1");
+    assert_eq!(drained(&["drain"], "off"), "127.0.0.1:19000");
+    assert!(refusal(&["drain"], &[("ARALEZ_ADMIN_BIND", "x")]).contains("ARALEZ_ADMIN_BIND \"x\" is no address"));
     for wrong in [&["status", "-admin", "off"][..], &["status", "-format", "yaml"], &["drain", "-admin", "x"]] {
         refusal(wrong, &[]);
     }

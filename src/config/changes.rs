@@ -2,9 +2,7 @@
 //!
 //! What is compared is what is shown ([`super::shown`]), so that no secret comes into a change; one that is only another secret is none here.
 
-use std::{borrow::Cow, collections::HashMap, path::Path};
-
-use super::{fault::Faults, shown::shown, tree};
+use std::{borrow::Cow, collections::HashMap};
 
 /// The longest value that is written out, characters.
 const LONGEST: usize = 200;
@@ -14,16 +12,6 @@ pub fn between(old: &str, new: &str) -> Vec<String> {
     let mut out = Vec::new();
     compare(&Where::Top, Value { text: old, depth: 0 }, Value { text: new, depth: 0 }, &mut out);
     out
-}
-
-/// What changes from one `main.yaml` to another; it is read at a start only.
-///
-/// # Errors
-/// [`Faults`] with a file that cannot be read.
-pub fn of_main(old: &Path, new: &Path) -> Result<Vec<String>, Faults> {
-    let shown = |path: &Path| Ok(shown(&[(path.to_owned(), tree::read(path)?)]));
-    let changes = between(&shown(old)?, &shown(new)?);
-    Ok(changes.into_iter().map(|change| format!("main.yaml: {change} (from the next start on)")).collect())
 }
 
 /// A value in what is shown: the text behind its key or dash, with the lines under it. These are looked into only where they differ, so that a
@@ -220,6 +208,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::config::shown::shown;
 
     fn changes(old: &str, new: &str) -> Vec<String> {
         let [old, new] = [old, new].map(|text| shown(&[(PathBuf::new(), text.to_owned())]));

@@ -32,7 +32,7 @@ fn folder(main: &MainFile) -> Result<(), Faults> {
         Ok(_) => Ok(()),
         Err(error) => {
             let at = Place::start(Some(main.path.display().to_string().into()));
-            let what = format!("the folder of certificates {} cannot be read: {error}", folder.display());
+            let what = format!("proxy_certificates: the folder {} cannot be read: {error}", folder.display());
             Err(Faults::one(at, what, "put NAME.crt and NAME.key into it"))
         }
     }

@@ -22,6 +22,7 @@ use super::{
     process::{DEFAULT_GRACE, ProcessSettings},
     read,
     shape::{At, Definitions, Several, Shape, Switch, Time, place},
+    shown::shown,
     tree::{self, Environment, Node},
 };
 use crate::model::{
@@ -38,6 +39,8 @@ const HSTS: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 pub struct MainFile {
     /// The file itself.
     pub path: PathBuf,
+    /// What stands in it, without secrets: see [`shown::shown`](super::shown::shown).
+    pub shown: String,
     /// How the process lives.
     pub process: ProcessSettings,
     /// The listeners of the proxy.
@@ -92,7 +95,8 @@ impl MainFile {
         let node = Node::parse(text, start.file.clone(), env, &mut check)?;
         let main = Main::read(&node, &mut check).and_then(|raw| {
             let folder = read::folder(path);
-            Checker { check: &mut check, start: &start, at: node.place.clone(), folder }.main(path, raw)
+            let shown = shown(&[(path.to_owned(), text.to_owned())]);
+            Checker { check: &mut check, start: &start, at: node.place.clone(), folder }.main(path, shown, raw)
         });
         check.finish(main)?.ok_or_else(|| Faults::one(start, "is no main.yaml", ""))
     }
@@ -125,7 +129,7 @@ impl Checker<'_> {
     }
 
     /// `None` after a fault was told.
-    fn main(&mut self, path: &Path, raw: Main) -> Option<MainFile> {
+    fn main(&mut self, path: &Path, shown: String, raw: Main) -> Option<MainFile> {
         let http = raw.proxy_address_http.as_ref().map(|at| at.value.0.clone());
         let tls = self.tls_listener(&raw);
         if http.is_none() && tls.is_none() {
@@ -150,6 +154,7 @@ impl Checker<'_> {
         let tracing = tracing::tracing(raw.tracing.as_ref(), self.check);
         Some(MainFile {
             path: path.to_owned(),
+            shown,
             process,
             listeners: IngressListeners {
                 http,

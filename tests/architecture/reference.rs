@@ -12,9 +12,6 @@ use serde_json::Value;
 
 const MADE: &str = "Made of the types by `cargo test --test architecture` with `WRITE_PAGES=1`.\n";
 
-/// Every verb; the first is the program itself.
-const VERBS: [&str; 8] = ["", "serve", "connect", "dev", "check", "explain", "schema", "version"];
-
 /// What `aralez VERB --help` prints.
 fn help(verb: &str) -> String {
     let line = ["aralez", verb, "--help"].into_iter().filter(|word| !word.is_empty());
@@ -26,7 +23,11 @@ fn help(verb: &str) -> String {
 
 fn commands() -> String {
     let mut page = format!("# Commands and flags\n\n{MADE}\nOne dash is as good as two; a flag wins over its variable.\n");
-    for verb in VERBS {
+    let program = help("");
+    let listed = program.split_once("Commands:\n").unwrap().1.lines().take_while(|line| !line.is_empty());
+    // What it says of a verb goes on in lines that are further in.
+    let verbs = listed.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?.split_whitespace().next());
+    for verb in [""].into_iter().chain(verbs) {
         let name = ["aralez", verb].join(" ");
         writeln!(page, "\n## `{}`\n\n```text\n{}\n```", name.trim_end(), help(verb)).unwrap();
     }

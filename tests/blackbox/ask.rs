@@ -1,6 +1,10 @@
 //! `aralez status`, `wait` and `drain`: what a running one is asked from outside.
 
-use std::process::Output;
+use std::{
+    net::TcpListener,
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use aralez_integration::{net::Address, ports::free_port};
 use serde_json::Value;
@@ -66,6 +70,15 @@ async fn wait_ends_when_it_is_ready_and_says_what_is_missing_when_it_is_not() {
     let ((code, _, stderr), ()) = tokio::join!(ask("wait", web.admin_address(), &[]), heal);
     assert_eq!(code, Some(0), "{stderr}");
     web.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wait_is_over_in_time_where_nobody_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    let (code, _, stderr) = ask("wait", &Address::Tcp(silent.local_addr().unwrap()), &["-timeout-seconds", "0"]).await;
+    assert!(code == Some(1) && stderr.contains("does not answer"), "{stderr}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "an answer that is waited for whole takes that: {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,9 @@ fn the_bootstrap_of_the_task_names_the_proxy_and_what_goes_with_it() {
     assert_eq!(options.process.admin, AdminBind::At("127.0.0.2:19001".parse().unwrap()));
     assert_eq!(options.ready, Some("127.0.0.1:19101".parse().unwrap()));
     assert!(!format!("{options:?}").contains("t0ps3cret"));
+    // The health check of its container asks there too.
+    let status = parse_with(&["status"], &[("NOMAD_SECRETS_DIR", &task.path("secrets"))]);
+    assert!(matches!(status, Ok(Command::Status(status)) if status.admin == "127.0.0.2:19001".parse().unwrap()));
 
     let token = task.write("secrets/si_token", "from-the-file");
     assert_eq!(task.connect(&[], &[]).agent.token_file, Some(token.into()));

@@ -130,6 +130,23 @@ fn every_key_is_described() {
     }
 }
 
+/// What docs/configuration.md calls refused is refused, for the reason that stands there.
+#[test]
+fn the_documentation_refuses_what_is_refused() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let sections =
+        ["main_file/raw.rs", "upstreams/raw.rs", "upstreams/raw_auth.rs"].map(|file| read(&format!("src/config/{file}"))).concat();
+    let told = sections.lines().filter_map(|line| line.trim().strip_prefix("refused \"")?.strip_suffix("\",")?.split_once("\": \""));
+    let mut told: Vec<_> = told.map(|(key, why)| format!("- `{key}`: {why}.")).collect();
+    let page = read("docs/configuration.md");
+    let lists = page.split("that are refused\n\n").skip(1).flat_map(|rest| rest.lines().take_while(|line| line.starts_with("- `")));
+    let mut listed: Vec<_> = lists.map(str::to_owned).collect();
+    told.sort();
+    listed.sort();
+    assert_eq!(listed, told);
+}
+
 /// docs/configuration.md has a row for each key.
 #[test]
 fn the_documentation_names_every_key() {

@@ -31,7 +31,8 @@ pub(super) fn agents(raw: Option<&At<raw::Consul>>, folder: &Path, check: &mut C
     let raw = raw.map_or(&none, |at| &at.value);
     let default = [At { value: AGENT.to_owned(), place: Place::start(None) }];
     let addresses = raw.servers.as_ref().map_or(&default[..], |at| &at.value.0);
-    let inline = raw.token.as_ref();
+    // Of an agent without ACLs nobody has a token, and an empty variable is none to any tool of Consul.
+    let inline = raw.token.as_ref().filter(|at| !at.value.trim().is_empty());
     let token = if inline.is_some() { named::secret("token", inline, raw.token_file.as_ref(), folder, check) } else { None };
     let agent = |address: &At<String>| AgentConfig {
         address: address.value.clone(),

@@ -259,6 +259,8 @@ async fn account(settings: &AcmeSettings) -> anyhow::Result<Account> {
         let credentials: AccountCredentials = serde_json::from_value(credentials.clone())?;
         return builder.from_credentials(credentials).await.context("the account is not known any more");
     }
+    // The CA counts the accounts that are made: one that cannot be kept is not asked for.
+    drop(Written::new(path.clone(), b"")?);
     let contact: Vec<&str> = settings.contacts.iter().map(String::as_str).collect();
     let wanted = NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
     let (account, credentials) = builder.create(&wanted, settings.directory.clone(), None).await.context("no account was made")?;
@@ -386,6 +388,25 @@ mod tests {
             assert_eq!((read("key").as_str(), read("crt").as_str()), ("old key", "old chain"));
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside them");
         }
+    }
+
+    #[tokio::test]
+    async fn no_account_is_made_that_cannot_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = |folder: PathBuf| AcmeSettings {
+            directory: "http://127.0.0.1:1/dir".to_owned(),
+            contacts: Vec::new(),
+            challenge: AcmeChallenge::default(),
+            certificates: Vec::new(),
+            folder,
+            roots: None,
+        };
+        let why = async |at: &str| format!("{:#}", account(&settings(folder.path().join(at))).await.err().unwrap());
+        assert!(why("").await.starts_with("no account was made"), "the server is asked");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left of the attempt");
+        fs::write(folder.path().join("file"), "").unwrap();
+        let why = why("file").await;
+        assert!(why.starts_with("cannot ") && why.contains("acme-account.json"), "{why}");
     }
 
     #[test]

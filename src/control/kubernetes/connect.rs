@@ -39,6 +39,20 @@ pub async fn client(access: &Access, watches: &Arc<Watches>) -> Client {
 /// # Errors
 /// In words, when a file cannot be used.
 pub async fn config(access: &Access) -> Result<Config, String> {
+    let config = named(access).await?;
+    if let Some(file) = &config.auth_info.token_file {
+        // The client sends it as it stands, and would say of it no more than that a header cannot be parsed.
+        let token = fs::read_to_string(file).map_err(|why| format!("{file}: {why}"))?;
+        if token.trim() != token {
+            return Err(format!(
+                "{file}: the end of a line, or a blank, stands beside the token; write the token alone, as printf %s does"
+            ));
+        }
+    }
+    Ok(config)
+}
+
+async fn named(access: &Access) -> Result<Config, String> {
     match access {
         Access::Usual { kubeconfig: None, context: None } => Config::infer().await.map_err(|why| why.to_string()),
         Access::Usual { kubeconfig, context } => {
@@ -52,7 +66,6 @@ pub async fn config(access: &Access) -> Result<Config, String> {
         Access::Server { url, token_file, ca_file } => {
             let mut config = Config::new(url.clone());
             config.root_cert = Some(roots(ca_file)?);
-            fs::metadata(token_file).map_err(|why| format!("{}: {why}", token_file.display()))?;
             config.auth_info.token_file = Some(token_file.display().to_string());
             Ok(config)
         }

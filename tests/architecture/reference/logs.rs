@@ -14,6 +14,7 @@ const KEYS: &[(&str, &str)] = &[
     ("destination", "the service that was called"),
     ("endpoint", "the endpoint that failed"),
     ("failures", "failures in a row"),
+    ("file", "the file that is meant"),
     ("folder", "a folder"),
     ("generation", "the number of the snapshot"),
     ("id", "the SPIFFE ID of a leaf"),

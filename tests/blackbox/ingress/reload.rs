@@ -353,6 +353,19 @@ async fn a_fault_changes_nothing_and_is_told_until_it_is_mended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sighup_tells_what_only_a_restart_would_take() {
+    let app = apps::http_echo("app").await.unwrap();
+    let mut edge = Edge::start(&versioned(&app, 1)).await;
+    let main = fs::read_to_string(edge.path("main.yaml")).unwrap();
+    for (text, told) in [("grace_period: 7s\n", "grace_period"), ("nope: 1\n", "unknown key \"nope\"")] {
+        fs::write(edge.path("main.yaml"), format!("{main}{text}")).unwrap();
+        edge.aralez.signal(Signal::HUP);
+        edge.aralez.logged(told, IN_FORCE).await;
+    }
+    edge.aralez.assert_alive().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_takes_the_files_for_a_push_and_a_late_folder_is_found() {
     let app = apps::http_echo("app").await.unwrap();
     let mut edge = Edge::start(&versioned(&app, 1)).await;

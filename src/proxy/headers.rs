@@ -173,6 +173,10 @@ pub fn towards_client(response: &mut ResponseHeader, version: Version) -> bool {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         return false;
     }
+    // The version is each hop's own (RFC 9112, section 2.3): a client would not keep a connection that an old server answers on.
+    if response.version == Version::HTTP_10 {
+        response.set_version(Version::HTTP_11);
+    }
     let lists = response.headers.get_all(CONNECTION).iter().filter_map(|list| list.to_str().ok());
     let named = lists.flat_map(|list| list.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
     // What frames the message is no option of a connection, whoever says so.
@@ -290,6 +294,10 @@ mod tests {
         let mut seen = answer(200, &hop);
         assert!(!towards_client(&mut seen, Version::HTTP_11));
         assert_eq!(seen.headers.keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["connection", "content-length"]);
+        let mut old = answer(200, &[("content-length", "0")]);
+        old.set_version(Version::HTTP_10);
+        assert!(!towards_client(&mut old, Version::HTTP_11));
+        assert_eq!(old.version, Version::HTTP_11);
         let chunked = [("transfer-encoding", "chunked")];
         for (version, status, removed) in [(Version::HTTP_10, 200, true), (Version::HTTP_11, 200, false)] {
             let mut seen = answer(status, &chunked);

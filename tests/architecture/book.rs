@@ -118,7 +118,9 @@ fn every_link_leads_somewhere() {
         for link in links(&prose).filter(|link| !link.contains("://") && !link.starts_with("mailto:")) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
-            let there = root().join(&target).exists();
+            // The book has nothing but its own folder.
+            let reach = if page.starts_with("docs") { root().join("docs") } else { root().to_owned() };
+            let there = root().join(&target).canonicalize().is_ok_and(|target| target.starts_with(reach.canonicalize().unwrap()));
             let known = || anchor.is_empty() || anchors(&blocks(&text(&target)).unwrap().1).contains(anchor);
             if !there || !known() {
                 broken.push(format!("{}: {link}", page.display()));

@@ -59,12 +59,24 @@ _aralez() {
 
     case "${cmd}" in
         aralez)
-            opts="-v -h --version --help serve check schema connect dev explain completions man status wait drain version"
+            opts="-v -c -t -u -d -h --version --conf --test --upgrade --daemon --admin-bind --help serve check schema connect dev explain completions man status wait drain version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --conf)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -c)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --admin-bind)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

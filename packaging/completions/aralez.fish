@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_aralez_global_optspecs
-    string join \n v/version h/help
+    string join \n v/version c/conf= t/test u/upgrade d/daemon admin-bind= h/help
 end
 
 function __fish_aralez_needs_command
@@ -24,7 +24,12 @@ function __fish_aralez_using_subcommand
     contains -- $cmd[1] $argv
 end
 
+complete -c aralez -n "__fish_aralez_needs_command" -s c -l conf -d 'The main configuration file; or an Envoy bootstrap: be the Connect sidecar that it names, with Envoy\'s flags' -r -F
+complete -c aralez -n "__fish_aralez_needs_command" -l admin-bind -d 'Where the admin API listens: IP:port or localhost:port; "off" for none [env: ARALEZ_ADMIN_BIND] [default: localhost:19000, or a free port if that is taken]' -r
 complete -c aralez -n "__fish_aralez_needs_command" -s v -l version -d 'Print the version'
+complete -c aralez -n "__fish_aralez_needs_command" -s t -l test -d 'Only check the files, as aralez check does'
+complete -c aralez -n "__fish_aralez_needs_command" -s u -l upgrade -d 'Take the listeners over from the running process, by the socket that upgrade_sock names'
+complete -c aralez -n "__fish_aralez_needs_command" -s d -l daemon -d 'Run in the background'
 complete -c aralez -n "__fish_aralez_needs_command" -s h -l help -d 'Print help'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "serve" -d 'Be a reverse proxy as a main.yaml says'
 complete -c aralez -n "__fish_aralez_needs_command" -f -a "check" -d 'Check main.yaml files with all that they name, or what a sidecar would meet at the live agent: every problem at once'

@@ -126,7 +126,16 @@ fn version() -> String {
 /// The completions of the flags that have a meaning here; foreign ones are accepted, not offered.
 fn completions(shell: clap_complete::Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut args::Args::command(), "aralez", &mut script);
+    let program = args::Args::command();
+    // As `with_verb` reads a line: the flags of `serve` need no verb.
+    let serve: Vec<_> = program
+        .find_subcommand("serve")
+        .into_iter()
+        .flat_map(clap::Command::get_arguments)
+        .filter(|flag| !flag.is_hide_set())
+        .cloned()
+        .collect();
+    clap_complete::generate(shell, &mut program.args(serve), "aralez", &mut script);
     String::from_utf8_lossy(&script).trim_end().to_owned()
 }
 

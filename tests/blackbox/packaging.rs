@@ -78,5 +78,6 @@ fn bash_completes_commands_and_flags() {
     };
     assert_eq!(complete("aralez conn"), "connect\n");
     assert_eq!(complete("aralez connect --sid"), "--sidecar-for\n");
+    assert_eq!(complete("aralez --upg"), "--upgrade\n", "flags of serve need no verb");
     assert_eq!(complete("aralez connect --mesh-g"), "\n", "what is refused is not offered");
 }

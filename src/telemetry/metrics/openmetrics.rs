@@ -44,15 +44,17 @@ pub(super) struct Exemplar {
 pub(super) type Exemplars = HashMap<[String; 4], Exemplar>;
 
 impl Format {
-    /// The format that an `Accept` header asks for: OpenMetrics where it is named and not refused with `q=0`, as Prometheus names it first.
+    /// The format that an `Accept` header asks for: OpenMetrics where it is named and not refused with `q=0`, unless plain text is liked better.
     pub fn accepted(accept: &str) -> Self {
-        let names = |range: &str| {
-            let mut parts = range.split(';').map(str::trim);
-            let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"));
-            let refused = parts.any(|part| part.strip_prefix("q=").and_then(|q| q.parse::<f32>().ok()) == Some(0.0));
-            named && !refused
+        let wish = |wanted: &str| {
+            let of = accept.split(',').map(|range| range.split(';').map(str::trim)).filter_map(|mut parts| {
+                parts.next().filter(|name| name.eq_ignore_ascii_case(wanted))?;
+                Some(parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0_f32))
+            });
+            of.fold(0.0, f32::max)
         };
-        if accept.split(',').any(names) { Self::OpenMetrics } else { Self::Text }
+        let openmetrics = wish("application/openmetrics-text");
+        if openmetrics > 0.0 && openmetrics >= wish("text/plain") { Self::OpenMetrics } else { Self::Text }
     }
 
     /// Its media type.
@@ -147,7 +149,9 @@ mod tests {
     fn the_format_is_the_one_that_is_asked_for() {
         let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         assert_eq!(Format::accepted(prometheus), Format::OpenMetrics);
-        for text in ["", "*/*", "text/plain", "application/openmetrics-text;q=0, text/plain"] {
+        for text in
+            ["", "*/*", "text/plain", "application/openmetrics-text;q=0, text/plain", "application/openmetrics-text;q=0.1,text/plain;q=0.9"]
+        {
             assert_eq!(Format::accepted(text), Format::Text, "{text}");
         }
     }

@@ -213,7 +213,7 @@ impl Routes {
         self.hand_over().await;
         // All files are new to a watch at first: a push that came before would be taken back by them.
         let mut files_known = false;
-        // Until when Ingresses that change are left to gather: each look at them is one at all, and a deployment brings hundreds at once.
+        // Until when Ingresses that change are left to gather: each look is at all of them, and a deployment brings hundreds.
         let mut rested = Instant::now();
         loop {
             tokio::select! {

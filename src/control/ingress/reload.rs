@@ -7,11 +7,18 @@
 pub mod certificates;
 mod save;
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     keys::Keys,
@@ -22,7 +29,7 @@ use super::{
 use crate::{
     config::{agent::AgentConfig, changes, kubernetes::Kubernetes},
     control::{
-        kubernetes::ingresses::Ingresses,
+        kubernetes::{GATHER, ingresses::Ingresses},
         reconciler::{IngressChange, IngressFeed},
     },
     model::{ingress::Routing, registration::Unusable},
@@ -46,6 +53,9 @@ fn some(changes: &[String]) -> String {
         Some(more) => format!("{named}; and {more} more"),
     }
 }
+
+/// Ingresses that change are left to gather for as long as the last look at them took, but no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Pushes that may wait for the one before them.
 const WAITING_PUSHES: usize = 4;
@@ -203,10 +213,17 @@ impl Routes {
         self.hand_over().await;
         // All files are new to a watch at first: a push that came before would be taken back by them.
         let mut files_known = false;
+        // Until when Ingresses that change are left to gather: each look is at all of them, and a deployment brings hundreds.
+        let mut rested = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.ingresses.changed() => self.hand_over().await,
+                () = self.ingresses.changed(rested) => {
+                    let began = Instant::now();
+                    self.hand_over().await;
+                    debug!(took = ?began.elapsed(), "looked at the Ingresses");
+                    rested = Instant::now() + began.elapsed().clamp(GATHER, LONGEST_REST);
+                }
                 () = self.watch.changed() => {
                     self.reread().await;
                     files_known = true;

@@ -1,4 +1,4 @@
-//! The client of the API server. Its certificate is always verified; tokens in files are read again as they change.
+//! The client of the API server. Its certificate is always verified; tokens in files are read again as they change, all else once it is refused.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -6,32 +6,99 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::time::sleep;
+use parking_lot::Mutex;
+use tokio::{
+    sync::Mutex as Turn,
+    time::{Instant, sleep},
+};
 
-use crate::{config::kubernetes::Access, control::watches::Watches, model::credentials};
+use crate::{
+    config::kubernetes::Access,
+    control::{
+        ingress::watch::aside,
+        watches::{Watch, Watches},
+    },
+    model::credentials,
+};
 
 /// How long connecting may take, TCP and TLS each.
 const CONNECT: Duration = Duration::from_secs(10);
 /// The pause before files that could not be used are read again.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// The client, once the files that it is made of can be used.
-pub async fn client(access: &Access, watches: &Arc<Watches>) -> Client {
-    let watch = watches.register("kubernetes access");
-    loop {
-        let made = match config(access).await {
-            Ok(mut config) => {
-                config.connect_timeout = Some(CONNECT);
-                Client::try_from(config).map_err(|why| why.to_string())
+/// The shortest time between two that are made anew: each may run a program that asks somebody else for a token.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// The client of the moment.
+pub struct Clients {
+    access: Access,
+    watches: Arc<Watches>,
+    now: Mutex<Client>,
+    /// Held while another one is made.
+    last: Turn<Made>,
+}
+
+/// When a client was made anew last, or could not be.
+struct Made {
+    at: Option<Instant>,
+    failing: Option<Watch>,
+}
+
+impl Clients {
+    /// Once the files that the client is made of can be used.
+    pub async fn new(access: Access, watches: Arc<Watches>) -> Self {
+        let watch = watches.register("kubernetes access");
+        loop {
+            match client(&access).await {
+                Ok(client) => return Self::of(client, access, watches),
+                Err(why) => watch.failed(&why, PAUSE),
             }
-            Err(why) => Err(why),
-        };
-        match made {
-            Ok(client) => return client,
-            Err(why) => watch.failed(&why, PAUSE),
+            sleep(PAUSE).await;
         }
-        sleep(PAUSE).await;
     }
+
+    /// With a first client.
+    pub fn of(client: Client, access: Access, watches: Arc<Watches>) -> Self {
+        Self { access, watches, now: Mutex::new(client), last: Turn::new(Made { at: None, failing: None }) }
+    }
+
+    /// The client.
+    pub fn now(&self) -> Client {
+        self.now.lock().clone()
+    }
+
+    /// Makes the client anew, since the server takes its credentials no more, or it the server's certificate; not if that was done just now. Whether
+    /// there is another one.
+    pub async fn renew(&self) -> bool {
+        let mut last = self.last.lock().await;
+        if last.at.is_some_and(|at| at.elapsed() < RENEWAL) {
+            return false;
+        }
+        let made = client(&self.access).await;
+        last.at = Some(Instant::now());
+        match made {
+            Ok(client) => {
+                *self.now.lock() = client;
+                last.failing = None;
+                true
+            }
+            Err(why) => {
+                last.failing.get_or_insert_with(|| self.watches.register("kubernetes access")).failed(&why, RENEWAL);
+                false
+            }
+        }
+    }
+}
+
+/// A client of these files as they are now; nothing is asked.
+///
+/// # Errors
+/// In words, when a file cannot be used.
+pub async fn client(access: &Access) -> Result<Client, String> {
+    let mut config = config(access).await?;
+    config.connect_timeout = Some(CONNECT);
+    // It may run a program.
+    aside(move || Client::try_from(config).map_err(|why| why.to_string())).await
 }
 
 /// How to reach the API server; it is not asked.

@@ -69,9 +69,9 @@ pub fn port<'a>(service: &'a Service, wanted: Option<&ServicePort>) -> Result<&'
     }
 }
 
-/// What is spoken at a port: its `appProtocol` (KEP-3726 and the IANA names), HTTP in clear without one that is known.
+/// What is spoken at a port: its `appProtocol` (KEP-3726 and the IANA names, which have no case), HTTP in clear without one that is known.
 pub fn scheme(port: &Port) -> Scheme {
-    match port.app_protocol.as_deref() {
+    match port.app_protocol.as_deref().map(str::to_ascii_lowercase).as_deref() {
         Some("https" | "kubernetes.io/wss") => Scheme::Https,
         Some("kubernetes.io/h2c" | "h2c") => Scheme::H2c,
         Some("grpc") => Scheme::Grpc,

@@ -2,7 +2,10 @@
 
 use std::{future::pending, sync::Arc};
 
-use tokio::sync::watch as slot;
+use tokio::{
+    sync::watch as slot,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Cluster,
@@ -49,9 +52,10 @@ impl Ingresses {
         });
     }
 
-    /// Waits until there may be other routes than were told last.
-    pub async fn changed(&mut self) {
+    /// Waits until there may be other routes than were told last, and until `rested`: what comes before is told together.
+    pub async fn changed(&mut self, rested: Instant) {
         let Some(Followed { objects, version, .. }) = &mut self.followed else { return pending().await };
+        sleep_until(rested).await;
         // Ends only with the process.
         if objects.wait_for(|known| known.routes_version != *version).await.is_err() {
             pending().await

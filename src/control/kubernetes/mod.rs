@@ -6,8 +6,8 @@
 //!   namespace)       └── status ───── ingresses/status
 //! ```
 //!
-//! Nothing is believed before every kind was listed once, and what was known stays while the API server cannot be asked: an error is never an empty list.
-//! Only where the server refuses a list from the beginning, for a right that lacks, do the routes of files go on without Ingresses.
+//! Nothing is believed before every kind was listed once and is followed, and what was known stays while the API server cannot be asked: an error is never an empty list.
+//! Only where the server refuses that from the beginning, for a right that lacks, do the routes of files go on without Ingresses.
 
 mod connect;
 mod endpoints;
@@ -33,12 +33,15 @@ use kube::{Api, Client};
 use tokio::{sync::watch as slot, task::JoinSet, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::objects::{Kind, Objects, watch_name};
+use self::{
+    connect::Clients,
+    objects::{Kind, Objects, watch_name},
+};
 use super::{consul::services::Instances, watches::Watches};
 use crate::{config::kubernetes::ClusterConfig, model::ingress::pool::KubernetesService};
 
-/// The shortest time between two looks at the endpoints of a Service: what changes meanwhile is told together.
-const GATHER: Duration = Duration::from_millis(50);
+/// The shortest time between two looks at the endpoints of a Service, or at the Ingresses: what changes meanwhile is told together.
+pub const GATHER: Duration = Duration::from_millis(50);
 
 /// A cluster that is followed until this is dropped.
 #[derive(Debug)]
@@ -102,41 +105,44 @@ fn await_lists(config: &ClusterConfig, objects: &mut Objects) {
 }
 
 async fn run(config: ClusterConfig, objects: Arc<slot::Sender<Objects>>, watches: Arc<Watches>) {
-    let client = connect::client(&config.access, &watches).await;
+    let clients = Arc::new(Clients::new(config.access.clone(), watches.clone()).await);
     let mut tasks = JoinSet::new();
-    let mut each = Each { client: &client, objects: &objects, watches: &watches, tasks: &mut tasks };
+    let mut each = Each { clients: &clients, objects: &objects, watches: &watches, tasks: &mut tasks };
     for namespace in namespaces(&config) {
-        each.follow::<Service>(&namespace);
-        each.follow::<EndpointSlice>(&namespace);
+        each.follow::<Service>(&namespace, place);
+        each.follow::<EndpointSlice>(&namespace, place);
         if config.ingresses.is_some() {
-            each.follow::<Ingress>(&namespace);
-            each.follow::<Secret>(&namespace);
+            each.follow::<Ingress>(&namespace, place);
+            each.follow::<Secret>(&namespace, place);
         }
     }
     if let Some(ingresses) = config.ingresses {
-        let classes = watches.register(watch_name::<IngressClass>(None));
-        tasks.spawn(watch::follow(Api::<IngressClass>::all(client.clone()), None, objects.clone(), classes));
-        tasks.spawn(status::write(client, ingresses, objects.subscribe(), watches));
+        each.follow::<IngressClass>(&None, |client, _| Api::all(client));
+        tasks.spawn(status::write(clients, ingresses, objects.subscribe(), watches));
     }
     // They end only when they are dropped.
     while tasks.join_next().await.is_some() {}
 }
 
+/// Where the objects of a namespace are, or of all.
+fn place<K: Kind + kube::Resource<Scope = NamespaceResourceScope>>(client: Client, namespace: Option<&str>) -> Api<K> {
+    match namespace {
+        None => Api::all(client),
+        Some(namespace) => Api::namespaced(client, namespace),
+    }
+}
+
 /// Starts watches.
 struct Each<'a> {
-    client: &'a Client,
+    clients: &'a Arc<Clients>,
     objects: &'a Arc<slot::Sender<Objects>>,
     watches: &'a Arc<Watches>,
     tasks: &'a mut JoinSet<()>,
 }
 
 impl Each<'_> {
-    fn follow<K: Kind + kube::Resource<Scope = NamespaceResourceScope>>(&mut self, namespace: &Option<Arc<str>>) {
-        let api = match namespace {
-            None => Api::<K>::all(self.client.clone()),
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-        };
+    fn follow<K: Kind>(&mut self, namespace: &Option<Arc<str>>, place: watch::Place<K>) {
         let watch = self.watches.register(watch_name::<K>(namespace.as_deref()));
-        self.tasks.spawn(watch::follow(api, namespace.clone(), self.objects.clone(), watch));
+        self.tasks.spawn(watch::follow(self.clients.clone(), place, namespace.clone(), self.objects.clone(), watch));
     }
 }

@@ -28,10 +28,13 @@ pub struct Objects {
     pub secrets: Store<Secret>,
     /// Counts lists, and changes of all that routes are made of: everything but EndpointSlices.
     pub routes_version: u64,
+    /// Counts changes of objects that leave their routes as they are: of the status of Ingresses, ours among them.
+    pub status_changes: u64,
 }
 
 impl Objects {
-    /// The lists that were never read, by the names of their watches, each with the reason if the server refuses it. Empty once everything is known.
+    /// The lists that never were read and followed, by the names of their watches, each with the reason if the server refuses it. Empty once everything is
+    /// known.
     pub fn awaited(&self) -> Vec<(String, Option<&str>)> {
         let Self { services, slices, ingresses, classes, secrets, .. } = self;
         [services.awaited(), slices.awaited(), ingresses.awaited(), classes.awaited(), secrets.awaited()].concat()
@@ -59,6 +62,11 @@ pub trait Kind: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + 
 
     /// Where it is kept.
     fn store(objects: &mut Objects) -> &mut Store<Self>;
+
+    /// Whether the same routes are made of it as of what it was before.
+    fn same_routes(&self, _before: &Self) -> bool {
+        false
+    }
 
     /// What it is looked up by beside its name.
     fn group(&self) -> &str {
@@ -92,6 +100,12 @@ impl Kind for Ingress {
 
     fn store(objects: &mut Objects) -> &mut Store<Self> {
         &mut objects.ingresses
+    }
+
+    /// Our own writes of its status come back as changes.
+    fn same_routes(&self, before: &Self) -> bool {
+        let (new, old) = (&self.metadata, &before.metadata);
+        (&self.spec, &new.annotations, &new.creation_timestamp) == (&before.spec, &old.annotations, &old.creation_timestamp)
     }
 }
 
@@ -130,12 +144,12 @@ impl<K> Default for Store<K> {
 }
 
 impl<K: Kind> Store<K> {
-    /// From now on is incomplete until this list was read.
+    /// From now on is incomplete until this list was read and is followed.
     pub fn await_list(&mut self, namespace: Option<Arc<str>>) {
         self.awaited.insert(namespace, None);
     }
 
-    /// Notes that the server refuses an awaited list; whether that is news.
+    /// Notes that the server refuses an awaited list, or to follow it; whether that is news.
     pub fn refused(&mut self, namespace: &Option<Arc<str>>, why: &str) -> bool {
         let known = self.awaited.get_mut(namespace).filter(|known| known.as_deref() != Some(why));
         known.map(|known| *known = Some(why.to_owned())).is_some()
@@ -149,17 +163,25 @@ impl<K: Kind> Store<K> {
     pub fn replace(&mut self, namespace: &Option<Arc<str>>, list: Vec<K>) {
         self.known.retain(|(of, ..), _| namespace.as_ref().is_some_and(|namespace| **namespace != **of));
         self.known.extend(list.into_iter().map(|object| (key(&object), Arc::new(object))));
-        self.awaited.remove(namespace);
     }
 
-    /// Adds or replaces an object.
-    pub fn apply(&mut self, object: K) {
+    /// Notes that the server lets this list be followed, without which it would soon be none; whether that was awaited.
+    pub fn followed(&mut self, namespace: &Option<Arc<str>>) -> bool {
+        self.awaited.remove(namespace).is_some()
+    }
+
+    /// Adds or replaces an object; whether other routes may be made of it.
+    pub fn apply(&mut self, object: K) -> bool {
         let key = key(&object);
-        if !self.known.contains_key(&key) {
+        let Some(known) = self.known.get_mut(&key) else {
             // It may be known in another group.
             self.remove(&object);
-        }
-        self.known.insert(key, Arc::new(object));
+            self.known.insert(key, Arc::new(object));
+            return true;
+        };
+        let same = object.same_routes(known);
+        *known = Arc::new(object);
+        !same
     }
 
     /// Removes an object, whatever its group is by now.

@@ -1,16 +1,24 @@
 //! What `aralez check` says of a cluster: the rights that lack, and what becomes of its Ingresses and Services.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
+use k8s_openapi::{
+    Resource,
+    api::{
+        authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+        networking::v1::Ingress,
+    },
+};
+use kube::{Api, api::PostParams};
 use tokio::time::timeout;
 
 use super::{
-    Cluster, connect, endpoints,
+    Cluster, connect, endpoints, namespaces,
     objects::Objects,
     translate::{Translation, translate},
 };
 use crate::{
-    config::kubernetes::{Access, Kubernetes},
+    config::kubernetes::{Access, ClusterConfig, Kubernetes},
     control::watches::Watches,
     model::{
         finding::{Finding, Report},
@@ -35,9 +43,7 @@ pub async fn survey(mut kubernetes: Kubernetes, files: &Routing, patience: Durat
     if let Err(why) = way(&kubernetes.cluster.access).await {
         return report.error("kubernetes access", why, WAITS);
     }
-    if let Some(ingresses) = &mut kubernetes.cluster.ingresses {
-        ingresses.status.clear();
-    }
+    let statuses = kubernetes.cluster.ingresses.as_mut().map(|ingresses| mem::take(&mut ingresses.status)).unwrap_or_default();
     let watches = Arc::new(Watches::default());
     let cluster = Cluster::start(kubernetes.cluster.clone(), watches.clone());
     let mut objects = cluster.objects.clone();
@@ -48,6 +54,9 @@ pub async fn survey(mut kubernetes: Kubernetes, files: &Routing, patience: Durat
             report.error(watch.name, why, WAITS);
         }
     }
+    if !statuses.is_empty() && in_time {
+        may_write(&kubernetes.cluster, patience, report).await;
+    }
     let objects = objects.borrow();
     if !objects.awaited().is_empty() {
         if !in_time {
@@ -56,6 +65,32 @@ pub async fn survey(mut kubernetes: Kubernetes, files: &Routing, patience: Durat
         return;
     }
     told(&objects, &kubernetes, files, report);
+}
+
+/// Says where our addresses cannot be written to the status of Ingresses.
+async fn may_write(cluster: &ClusterConfig, patience: Duration, report: &mut Report) {
+    let Ok(client) = connect::client(&cluster.access).await else { return };
+    let api = Api::<SelfSubjectAccessReview>::all(client);
+    for namespace in namespaces(cluster) {
+        let text = |text: &str| Some(text.to_owned());
+        let right = ResourceAttributes {
+            verb: text("patch"),
+            group: text(Ingress::GROUP),
+            resource: text(Ingress::URL_PATH_SEGMENT),
+            subresource: text("status"),
+            namespace: namespace.as_deref().map(ToOwned::to_owned),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(right), ..SelfSubjectAccessReviewSpec::default() };
+        let question = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        // Who is not told of rights may have this one all the same.
+        let Ok(Ok(answer)) = timeout(patience, api.create(&PostParams::default(), &question)).await else { continue };
+        if answer.status.is_some_and(|status| !status.allowed) {
+            let place = namespace.map_or_else(|| "at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace}"));
+            let why = format!("the account cannot patch resource \"ingresses/status\" in API group \"{}\" {place}", Ingress::GROUP);
+            report.error("kubernetes status", why, "give it this right; until then status_address is not written");
+        }
+    }
 }
 
 fn told(objects: &Objects, kubernetes: &Kubernetes, files: &Routing, report: &mut Report) {

@@ -3,7 +3,7 @@
 //! Who came first keeps a host's path: files go before Ingresses, an older Ingress before a younger one. A backend that cannot be found keeps its route,
 //! which answers 503: a request never falls to a route that was not meant for it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass};
 use kube::ResourceExt;
@@ -33,7 +33,7 @@ use crate::{
 const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 /// How Ingresses named their class before `spec.ingressClassName`.
 const CLASS: &str = "kubernetes.io/ingress.class";
-/// Every host that no rule names.
+/// What every host that no rule names is called; not its name, which Ingresses may give to a host.
 const EVERY_HOST: &str = "DEFAULT";
 
 /// What Ingresses say.
@@ -78,7 +78,7 @@ pub fn translate(
     let mut rules = Rules { objects, template, routing: files.clone(), owners: BTreeMap::new(), problems: Vec::new() };
     for ingress in &ours {
         for rule in ingress.spec.iter().flat_map(|spec| spec.rules.iter().flatten()) {
-            let host = rule.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(EVERY_HOST);
+            let host = rule.host.as_deref().filter(|host| !host.is_empty());
             for found in rule.http.iter().flat_map(|http| &http.paths) {
                 let exact = found.path_type == "Exact";
                 rules.add(ingress, host, found.path.as_deref().unwrap_or("/"), exact, &found.backend);
@@ -90,11 +90,11 @@ pub fn translate(
         let Some((spec, backend)) = ingress.spec.as_ref().and_then(|spec| Some((spec, spec.default_backend.as_ref()?))) else { continue };
         let hosts = spec.rules.iter().flatten().filter_map(|rule| rule.host.as_deref());
         for host in hosts.filter(|host| !host.is_empty()) {
-            if rules.owner(host, "/", false).is_none() {
-                rules.add(ingress, host, "/", false, backend);
+            if rules.owner(Some(host), "/", false).is_none() {
+                rules.add(ingress, Some(host), "/", false, backend);
             }
         }
-        rules.add(ingress, EVERY_HOST, "/", false, backend);
+        rules.add(ingress, None, "/", false, backend);
     }
     let Rules { routing, mut problems, .. } = rules;
     let certificates = tls::certificates(objects, &ours, last, now, &mut problems);
@@ -122,21 +122,23 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     /// Whose a path is already.
-    fn owner(&self, host: &str, path: &str, exact: bool) -> Option<String> {
+    fn owner(&self, host: Option<&str>, path: &str, exact: bool) -> Option<String> {
         let known = self.routing.hosts.get(host)?.get(path, exact)?;
         Some(self.owners.get(&known).cloned().unwrap_or_else(|| "the routes file".to_owned()))
     }
 
-    fn add(&mut self, ingress: &Ingress, host: &str, text: &str, exact: bool, backend: &IngressBackend) {
+    fn add(&mut self, ingress: &Ingress, host: Option<&str>, text: &str, exact: bool, backend: &IngressBackend) {
         let Some(path) = one_form(text, exact) else {
             let why = format!("no request ever has the path {text:?}");
             return self.problems.push(problem(ingress, why, "write it as browsers send it, percent-encoded and without a query"));
         };
+        // Lower case, so that no host has the name that stands for every other.
+        let shown = host.map_or_else(|| EVERY_HOST.to_owned(), str::to_ascii_lowercase);
         if let Some(owner) = self.owner(host, &path, exact) {
-            let why = format!("the path {path} of host {host} belongs to {owner}");
+            let why = format!("the path {path} of host {shown} belongs to {owner}");
             return self.problems.push(problem(ingress, why, "keep one of them"));
         }
-        let name = if exact { format!("{host} = {path}") } else { format!("{host}{path}") };
+        let name = if exact { format!("{shown} = {path}") } else { format!("{shown}{path}") };
         let pool = Pool { id: TargetId(name.as_str().into()), source: self.source(ingress, backend), ..self.template.pool.clone() };
         let leg =
             Leg { name: name.as_str().into(), weight: 10_000, headers: HeaderEdits::default(), clusters: vec![self.routing.pools.len()] };
@@ -188,7 +190,8 @@ impl Rules<'_> {
 
 /// A path as requests have it when routes are looked for. A prefix is the same with and without a slash at its end.
 fn one_form(text: &str, exact: bool) -> Option<String> {
-    let normal = path::normalize(text, &NORMALIZATION).ok()?.path_and_query;
+    let sent = as_sent(text);
+    let normal = path::normalize(&sent, &NORMALIZATION).ok()?.path_and_query;
     if !normal.starts_with('/') || normal.contains(['?', '#']) {
         return None;
     }
@@ -200,6 +203,16 @@ fn one_form(text: &str, exact: bool) -> Option<String> {
     } else {
         bare.to_owned()
     })
+}
+
+/// A path as clients send it: what is no ASCII, and spaces, percent-encoded.
+fn as_sent(text: &str) -> Cow<'_, str> {
+    let raw = |byte: u8| byte == b' ' || !byte.is_ascii();
+    if !text.bytes().any(raw) {
+        return Cow::Borrowed(text);
+    }
+    let encoded = |byte: u8| if raw(byte) { format!("%{byte:02X}") } else { char::from(byte).to_string() };
+    Cow::Owned(text.bytes().map(encoded).collect())
 }
 
 #[cfg(test)]

@@ -40,21 +40,20 @@ impl Hosts {
         self.exact.get(&*name).or_else(wildcard).or(self.default.as_ref())
     }
 
-    /// The paths of a host by its name in the file.
-    pub fn get(&self, name: &str) -> Option<&Paths> {
-        let name = canonical(name);
+    /// The paths of a host by its name, `*.name` for one label; of every other host without one. Unlike in a file no name means every other: `default` may
+    /// be the name of a host.
+    pub fn get(&self, name: Option<&str>) -> Option<&Paths> {
+        let Some(name) = name.map(canonical) else { return self.default.as_ref() };
         match name.strip_prefix("*.") {
-            _ if *name == *"*" || *name == *"default" => self.default.as_ref(),
             Some(rest) => self.wildcard.get(rest),
             None => self.exact.get(&*name),
         }
     }
 
-    /// The paths of a host by its name in the file, which are none if it was not there.
-    pub fn entry(&mut self, name: &str) -> &mut Paths {
-        let name = canonical(name);
+    /// The paths that [`Hosts::get`] gives, which are none if the host was not there.
+    pub fn entry(&mut self, name: Option<&str>) -> &mut Paths {
+        let Some(name) = name.map(canonical) else { return self.default.get_or_insert_default() };
         match name.strip_prefix("*.") {
-            _ if *name == *"*" || *name == *"default" => self.default.get_or_insert_default(),
             Some(rest) => self.wildcard.entry(rest.into()).or_default(),
             None => self.exact.entry(name.into()).or_default(),
         }
@@ -223,5 +222,17 @@ mod tests {
             })
         );
         assert_eq!(Hosts::default().find("a"), None);
+    }
+
+    #[test]
+    fn a_host_that_is_no_name_of_a_file_is_never_every_other() {
+        let mut hosts = Hosts::default();
+        for (place, name) in [Some("default"), Some("*"), Some("*.a.test"), None].into_iter().enumerate() {
+            hosts.entry(name).insert("/", place);
+            assert_eq!(hosts.get(name), Some(&*hosts.clone().entry(name)), "{name:?}");
+        }
+        for (authority, place) in [("default", 0), ("DEFAULT:80", 0), ("b.a.test", 2), ("other", 3), ("1.2.3.4", 3)] {
+            assert_eq!(hosts.find(authority).unwrap().find("/"), Some(place), "{authority}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 /// Constants that bound nothing a user could meet.
-const OTHERS: &[&str] = &["HTTP_PORT", "STEPS", "FREE", "VERSION", "GONE", "FORBIDDEN", "NEW_MODE", "FRAME_HEAD", "ALL_DIGITS", "WHOLE"];
+const OTHERS: &[&str] =
+    &["HTTP_PORT", "STEPS", "FREE", "VERSION", "GONE", "FORBIDDEN", "UNAUTHORIZED", "NEW_MODE", "FRAME_HEAD", "ALL_DIGITS", "WHOLE"];
 
 /// Sections of the page, each with the beginnings of the paths whose constants it holds; a file belongs to the first that fits.
 const SECTIONS: &[(&str, &[&str])] = &[

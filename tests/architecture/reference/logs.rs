@@ -44,6 +44,7 @@ const KEYS: &[(&str, &str)] = &[
     ("speaks", "what a server speaks"),
     ("target_address", "where metrics are sent"),
     ("tokens", "what became of the tokens that the intentions ask for"),
+    ("took", "how long it took"),
     ("tries", "how often the request was tried"),
     ("version", "the version of the routes in force"),
     ("was", "what it spoke before"),

@@ -16,6 +16,7 @@ use aralez_integration::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
+use tokio::time::interval;
 
 use super::{Edge, Setup, push};
 use crate::{
@@ -144,6 +145,45 @@ async fn ingresses_are_routes_that_follow_endpoints() {
     let snapshot = edge.aralez.admin("/snapshot").await.unwrap().text();
     assert!(snapshot.contains("there is no Service absent in namespace shop"), "{snapshot}");
     assert_eq!(app_of(&edge, "file.test").await.unwrap(), "two");
+
+    // An Ingress that is given to somebody else no longer says that it is reached here.
+    let mut given = server.get("ingresses", "shop/one");
+    given["spec"]["ingressClassName"] = "other".into();
+    server.put("ingresses", given);
+    eventually("no status", LIMIT, async || {
+        let ingress = server.get("ingresses", "shop/one");
+        ensure!(ingress["status"]["loadBalancer"]["ingress"] == json!([]), "{ingress}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(edge.get("a.test", "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn two_with_other_addresses_do_not_race_for_the_status() {
+    let one = http_echo("one").await.unwrap();
+    let server = cluster(&one).await;
+    let began = Instant::now();
+    let first = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).start().await;
+    let second = Setup::new(&UPSTREAMS.replace("192.0.2.7", "192.0.2.8")).file("kubeconfig", server.kubeconfig()).start().await;
+    eventually("both to write", LIMIT, async || {
+        ensure!(server.patches("shop/one") >= 2);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    steadily(Duration::from_secs(3), async || {
+        // Each at first, then every ten seconds.
+        let (patches, most) = (server.patches("shop/one"), 2 * (1 + began.elapsed().as_secs() / 10));
+        ensure!(u64::from(patches) <= most, "{patches} > {most}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    for edge in [first, second] {
+        assert_eq!(app_of(&edge, "a.test").await.unwrap(), "one");
+    }
 }
 
 #[tokio::test]
@@ -254,6 +294,74 @@ async fn a_right_that_lacks_is_told_and_holds_back_ingresses_alone() {
     edge.aralez.ready().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_listed_but_not_watched_is_not_known() {
+    let [one, two] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap()];
+    let server = cluster(&one).await;
+    server.fail("watch ingresses", Some(Fault::Status(403)));
+    let mut edge = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).spawn();
+    edge.aralez.not_ready_for(&["ingress: kubernetes ingresses"]).await;
+    assert_eq!(edge.get("a.test", "/").await.status, 404);
+    let (code, _, told) = check(&edge.path("main.yaml"), &["-cluster"]).await;
+    assert_eq!((code, &*told), (Some(1), "kubernetes ingresses: 403: the test says so; a start waits for it\n"));
+    server.fail("watch ingresses", None);
+    edge.aralez.ready().await;
+    served(&edge, "a.test", "one").await;
+    // What was followed once stays.
+    server.fail("watch ingresses", Some(Fault::Status(403)));
+    server.cut();
+    watch_says(&edge, "kubernetes ingresses", "403").await;
+    server.put("endpointslices", slice("web", &[&two]));
+    served(&edge, "a.test", "two").await;
+    edge.aralez.ready().await;
+}
+
+#[tokio::test]
+async fn credentials_and_a_ca_that_are_replaced_are_read_anew() {
+    let [one, two] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap()];
+    let server = cluster(&one).await;
+    let [first, second] = [WebCa::new(), WebCa::new()];
+    server.guard(&first.issue(&["127.0.0.1"]), "early");
+    let edge = Setup::new(UPSTREAMS).file("kubeconfig", server.guarded_kubeconfig(&first.root_pem(), "early")).start().await;
+    assert_eq!(app_of(&edge, "a.test").await.unwrap(), "one");
+    for (ca, token, words, (name, app)) in
+        [(&first, "late", "401: the test says so", ("two", &two)), (&second, "late", "certificate", ("one", &one))]
+    {
+        server.guard(&ca.issue(&["127.0.0.1"]), token);
+        server.cut();
+        server.put("endpointslices", slice("web", &[app]));
+        watch_says(&edge, "kubernetes endpointslices", words).await;
+        fs::write(edge.path("kubeconfig"), server.guarded_kubeconfig(&ca.root_pem(), token)).unwrap();
+        eventually(token, 3 * LIMIT, async || {
+            let now = app_of(&edge, "a.test").await?;
+            ensure!(now == name, "{now}");
+            Ok(())
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ingresses_that_come_together_are_looked_at_together() {
+    const MANY: usize = 200;
+    let one = http_echo("one").await.unwrap();
+    let server = cluster(&one).await;
+    let quiet = UPSTREAMS.replace(", status_address: [192.0.2.7, edge.example]", "");
+    let began = Instant::now();
+    let edge = Setup::new(&quiet).file("kubeconfig", server.kubeconfig()).start().await;
+    let mut pace = interval(Duration::from_millis(5));
+    for n in 0..MANY {
+        pace.tick().await;
+        server.put("ingresses", ingress(&format!("n{n}"), &format!("n{n}.test"), "web"));
+    }
+    served(&edge, &format!("n{}.test", MANY - 1), "one").await;
+    let (looks, took) = (edge.aralez.log().matches("looked at the Ingresses").count(), began.elapsed());
+    println!("{MANY} Ingresses in {took:?}, {looks} looks");
+    // One in 50 ms at the most, and the first.
+    assert!(looks as u128 <= 1 + took.as_millis() / 50, "{looks}");
+}
+
 #[tokio::test]
 async fn a_change_of_the_cluster_alone_is_told_and_turns_to_it() {
     let [one, two] = [http_echo("one").await.unwrap(), http_echo("two").await.unwrap()];
@@ -279,6 +387,12 @@ async fn a_change_of_the_cluster_alone_is_told_and_turns_to_it() {
     served(&edge, "a.test", "two").await;
 }
 
+/// How many snapshots there were.
+async fn generation(edge: &Edge) -> u64 {
+    let status: Value = serde_json::from_str(&edge.aralez.admin("/status.json").await.unwrap().text()).unwrap();
+    status["configuration"]["generation"].as_u64().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_a_thousand_endpoints_is_few_snapshots() {
     const MANY: usize = 1000;
@@ -287,11 +401,7 @@ async fn a_burst_of_a_thousand_endpoints_is_few_snapshots() {
     server.put("services", json!({"metadata": {"name": "big", "namespace": "shop"}, "spec": {"ports": [{"name": "http", "port": 80}]}}));
     server.put("ingresses", ingress("big", "big.test", "big"));
     let edge = Setup::new(UPSTREAMS).file("kubeconfig", server.kubeconfig()).start().await;
-    let generation = async || {
-        serde_json::from_str::<Value>(&edge.aralez.admin("/status.json").await.unwrap().text()).unwrap()["configuration"]["generation"]
-            .clone()
-    };
-    let before = generation().await;
+    let before = generation(&edge).await;
     let began = Instant::now();
     for n in 0..MANY {
         let mut more = slice("big", &[&one]);
@@ -308,7 +418,7 @@ async fn a_burst_of_a_thousand_endpoints_is_few_snapshots() {
         Ok(())
     });
     known.await.unwrap();
-    let snapshots = generation().await.as_u64().unwrap() - before.as_u64().unwrap();
+    let snapshots = generation(&edge).await - before;
     println!("{MANY} endpoints in {:?}, {snapshots} snapshots", began.elapsed());
     assert!(snapshots < MANY as u64 / 5, "{snapshots}");
 }
@@ -345,6 +455,11 @@ async fn what_cannot_be_used_is_told_by_status_and_by_check() {
     let (code, out, told) = check(&main, &["-cluster"]).await;
     assert_eq!((code, &*out), (Some(1), "route a.test/: Service shop/web, 1 endpoints\n"), "{told}");
     assert_eq!(told, format!("{twice}\nroute b.test/: {absent}; see to the Service and its ports; until then it is answered with 503\n"));
+    server.fail("status", Some(Fault::Status(403)));
+    let (code, _, more) = check(&main, &["-cluster"]).await;
+    let lacks = "kubernetes status: the account cannot patch resource \"ingresses/status\" in API group \"networking.k8s.io\" at the cluster scope; \
+        give it this right; until then status_address is not written";
+    assert!(code == Some(1) && more.lines().any(|line| line == lacks) && more.ends_with(&told), "{more}");
     server.fail("secrets", Some(Fault::Status(403)));
     let (code, out, told) = check(&main, &["-cluster", "-format=json"]).await;
     let report: Value = serde_json::from_str(&out).unwrap();

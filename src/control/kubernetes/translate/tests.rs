@@ -155,6 +155,40 @@ fn what_no_rule_takes_goes_to_the_default_backend() {
 }
 
 #[test]
+fn a_host_called_default_is_only_itself() {
+    let rules = json!([
+        rule("default", &[("/", "Prefix", "named")]),
+        rule("*", &[("/", "Prefix", "star")]),
+        rule("DEFAULT", &[("/x", "Prefix", "x")])
+    ]);
+    let mut ingresses = vec![ingress("one", 1, json!({"rules": rules}))];
+    let Translation { routing, .. } = translated(&cluster(ingresses.clone()), &Routing::default());
+    assert_taken(&routing, &[("default", "/", Some("named")), ("else.test", "/", None), ("1.2.3.4", "/", None)]);
+    // Nor does it take the place of the rules without a host.
+    ingresses.push(ingress(
+        "two",
+        2,
+        json!({"rules": [{"http": {"paths": [{"path": "/x", "pathType": "Prefix", "backend": to("every")}]}}]}),
+    ));
+    let Translation { routing, problems, .. } = translated(&cluster(ingresses), &Routing::default());
+    assert_eq!(problems, []);
+    assert_taken(&routing, &[("default", "/", Some("named")), ("default", "/x", Some("x")), ("else.test", "/x", Some("every"))]);
+    assert_eq!(routing.pools.iter().map(|pool| &pool.id).collect::<std::collections::BTreeSet<_>>().len(), routing.pools.len());
+}
+
+#[test]
+fn paths_are_matched_as_clients_send_them() {
+    let paths = [("/", "Prefix", "root"), ("/café", "Prefix", "cafe"), ("/a b", "Exact", "space"), ("/%E2%82%AC", "Prefix", "euro")];
+    let objects = cluster(vec![ingress("one", 1, json!({"rules": [rule("a.test", &paths)]}))]);
+    let Translation { routing, problems, .. } = translated(&objects, &Routing::default());
+    assert_eq!(problems, []);
+    for (sent, service) in [("/caf%C3%A9/x", "cafe"), ("/a%20b", "space"), ("/%E2%82%AC", "euro"), ("/caf", "root")] {
+        let asked = path::normalize(sent, &NORMALIZATION).unwrap().path_and_query;
+        assert_eq!(taken(&routing, "a.test", &asked).as_deref(), Some(service), "{sent}");
+    }
+}
+
+#[test]
 fn classes_say_whose_an_ingress_is() {
     let of = |name: &str, class: Value, old: Option<&str>| {
         let mut ingress = ingress(name, 1, json!({"rules": [rule(&format!("{name}.test"), &[("/", "Prefix", name)])]}));
@@ -311,6 +345,8 @@ fn the_scheme_is_what_the_service_says() {
         (json!("http"), Scheme::Http),
         (json!("kubernetes.io/h2c"), Scheme::H2c),
         (json!("https"), Scheme::Https),
+        (json!("HTTPS"), Scheme::Https),
+        (json!("gRPC"), Scheme::Grpc),
         (json!("grpc"), Scheme::Grpc),
         (json!("kubernetes.io/ws"), Scheme::Http),
     ] {

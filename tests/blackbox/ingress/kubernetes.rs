@@ -457,7 +457,7 @@ async fn what_cannot_be_used_is_told_by_status_and_by_check() {
     assert_eq!(told, format!("{twice}\nroute b.test/: {absent}; see to the Service and its ports; until then it is answered with 503\n"));
     server.fail("status", Some(Fault::Status(403)));
     let (code, _, more) = check(&main, &["-cluster"]).await;
-    let lacks = "kubernetes status: the account cannot patch resource \"ingresses/status\" in API group \"networking.k8s.io\" at the cluster scope; \
+    let lacks = "warning: kubernetes status: the account cannot patch resource \"ingresses/status\" in API group \"networking.k8s.io\" at the cluster scope; \
         give it this right; until then status_address is not written";
     assert!(code == Some(1) && more.lines().any(|line| line == lacks) && more.ends_with(&told), "{more}");
     server.fail("secrets", Some(Fault::Status(403)));

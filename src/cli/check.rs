@@ -19,7 +19,7 @@ pub(super) fn resolve(flags: Check, env: &impl Fn(&str) -> Option<String>) -> Re
         (Some(with), [conf]) => Checked::Changes { conf: conf.clone(), with },
         (Some(_), _) => return Err(Exit::wrong("-diff is about one file: aralez check -c main.yaml -diff")),
         (None, []) => {
-            let bootstrap = nomad::bootstrap(env);
+            let bootstrap = nomad::bootstrap(env).ok().flatten();
             let selector = connect::selector(flags.selector, bootstrap.as_ref(), env).map_err(|_| {
                 Exit::wrong("nothing to check: name a FILE (a main.yaml), or say -sidecar-for SERVICE-ID for what its sidecar would meet at the agent")
             })?;

@@ -71,10 +71,13 @@ pub(super) fn agent(
         Some(text) => go_bool(&text).map_err(|why| Exit::wrong(format_args!("{name} in the environment: {why}"))),
     };
     let path = |flag: Option<_>, name: &str| flag.or_else(|| env(name).map(Into::into));
+    // As Consul's own clients: a flag wins over both variables, and of these the file wins.
+    let file_of_env = || env("CONSUL_HTTP_TOKEN_FILE").filter(|_| flags.token.is_none()).map(Into::into);
+    let token_file = flags.token_file.or_else(file_of_env);
     let mut agent = AgentConfig {
         address: flags.http_addr.or_else(|| env("CONSUL_HTTP_ADDR")).unwrap_or_default(),
         token: flags.token.or_else(|| env("CONSUL_HTTP_TOKEN").map(Secret::new)),
-        token_file: path(flags.token_file, "CONSUL_HTTP_TOKEN_FILE"),
+        token_file,
         auth: env("CONSUL_HTTP_AUTH").map(Secret::new),
         ssl: truth("CONSUL_HTTP_SSL", false)?,
         ssl_verify: truth("CONSUL_HTTP_SSL_VERIFY", true)?,

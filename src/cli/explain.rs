@@ -12,7 +12,7 @@ use super::{
 };
 
 pub(super) fn resolve(flags: Explain, env: &impl Fn(&str) -> Option<String>) -> Result<ExplainOptions, Exit> {
-    let bootstrap = nomad::bootstrap(env);
+    let bootstrap = nomad::bootstrap(env).ok().flatten();
     let question = match (flags.from, flags.to) {
         (Some(from), Some(to)) => Question::Inbound { from, to },
         _ => {

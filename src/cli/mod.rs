@@ -91,8 +91,12 @@ where
         args::Verb::Check(flags) => Ok(Command::Check(Box::new(check::resolve(*flags, &env)?))),
         args::Verb::Schema(schema) => Ok(Command::Schema(schema.file)),
         args::Verb::Connect(connect) => {
-            let notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(foreign::CONSUL, matches))?;
-            Ok(Command::Connect(Box::new(connect::resolve(*connect, nomad::bootstrap(&env), notes, &env)?)))
+            let mut notes = matches.subcommand().map_or(Ok(Vec::new()), |(_, matches)| foreign::judge(foreign::CONSUL, matches))?;
+            let bootstrap = nomad::bootstrap(&env).unwrap_or_else(|unused| {
+                notes.push(unused);
+                None
+            });
+            Ok(Command::Connect(Box::new(connect::resolve(*connect, bootstrap, notes, &env)?)))
         }
         args::Verb::Dev(dev) => Ok(Command::Dev(DevOptions { mesh: dev.mesh, process: options::process(dev.process, &env)? })),
         args::Verb::Explain(flags) => Ok(Command::Explain(Box::new(explain::resolve(*flags, &env)?))),

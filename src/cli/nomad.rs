@@ -4,7 +4,9 @@
 //! secrets folder of every sidecar task, whatever its driver; a token lies beside it if Consul has ACLs.
 
 use std::{
+    fmt,
     fs::{self, File},
+    io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -20,8 +22,20 @@ const TASK: &str = "connect-proxy-";
 const HTTP_PORT: u16 = 8500;
 
 /// The bootstrap of this task, if there is one.
-pub(super) fn bootstrap(env: &impl Fn(&str) -> Option<String>) -> Option<Bootstrap> {
-    Bootstrap::parse(&fs::read_to_string(secrets(env)?.join("envoy_bootstrap.json")).ok()?)
+///
+/// # Errors
+/// In words, when there is one that cannot be used.
+pub(super) fn bootstrap(env: &impl Fn(&str) -> Option<String>) -> Result<Option<Bootstrap>, String> {
+    let Some(file) = secrets(env).map(|folder| folder.join("envoy_bootstrap.json")) else { return Ok(None) };
+    let unused = |why: &dyn fmt::Display| format!("{} is not used: {why}", file.display());
+    match fs::read_to_string(&file) {
+        Ok(text) => match Bootstrap::parse(&text) {
+            Some(bootstrap) => Ok(Some(bootstrap)),
+            None => Err(unused(&"it is not JSON with node.id and resources, as Envoy's bootstrap is")),
+        },
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(unused(&why)),
+    }
 }
 
 /// The sidecar of this allocation, to be looked for in the agent's list.

@@ -233,7 +233,7 @@ pub(super) fn admin_bind(flag: Option<String>, env: &impl Fn(&str) -> Option<Str
 pub(super) fn admin(flag: Option<String>, env: &impl Fn(&str) -> Option<String>) -> Result<SocketAddr, Exit> {
     let name = if flag.is_some() { "-admin" } else { ADMIN };
     let Some(text) = flag.or_else(|| env(ADMIN).filter(|text| text != OFF)) else {
-        return Ok(nomad::bootstrap(env).and_then(|bootstrap| bootstrap.admin).unwrap_or(USUAL_ADMIN));
+        return Ok(nomad::bootstrap(env).ok().flatten().and_then(|bootstrap| bootstrap.admin).unwrap_or(USUAL_ADMIN));
     };
     address(&text).ok_or_else(|| Exit::wrong(format_args!("{name} {text:?} is no address; write IP:port or localhost:port")))
 }

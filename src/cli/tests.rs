@@ -112,6 +112,8 @@ fn the_agent_is_described_as_for_consul() {
         ("CONSUL_NAMESPACE", "team"),
         ("CONSUL_PARTITION", "blue"),
     ];
+    let flag = connect_with(&["-sidecar-for=web", "-token=t2"], &env).agent;
+    assert_eq!((flag.token, flag.token_file), (Some(Secret::new("t2")), None), "a flag wins over both variables");
     let agent = connect_with(&["-sidecar-for=web"], &env).agent;
     assert_eq!(agent.address, "unix:///run/consul.sock");
     assert_eq!((agent.token, agent.auth), (Some(Secret::new("t1")), Some(Secret::new("user:pass"))));

@@ -157,10 +157,14 @@ pub(super) struct Url(pub(super) String);
 impl Text for Url {
     fn parse(text: &str) -> Result<Self, Wrong> {
         let uri = text.parse::<Uri>().ok().filter(|_| !text.contains('#'));
+        if uri.as_ref().and_then(Uri::authority).is_some_and(|authority| authority.as_str().contains('@')) {
+            // What stands there may be a password.
+            return wrong("a URL here has no name and password before its host", "take them out, and all up to the @");
+        }
         let fine = uri.is_some_and(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some_and(|host| !host.is_empty())
-                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@') && is_port(authority))
+                && uri.authority().is_some_and(is_port)
         });
         if fine {
             Ok(Self(text.to_owned()))

@@ -102,6 +102,9 @@ fn redact(node: &mut Node, within: Within) {
                     hide(value);
                 } else {
                     redact(value, Within { authorization: is_section, headers: within.headers || name.contains("headers") });
+                    if name.ends_with("url") {
+                        hide_query(value);
+                    }
                 }
             }
         }
@@ -138,6 +141,15 @@ fn hide(node: &mut Node) {
         |text: &str| text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')).is_some_and(|name| !name.contains(['$', '{', '}']));
     if !matches!(&node.kind, Kind::Text { text, .. } if refers(text)) {
         node.kind = Kind::Text { text: REDACTED.to_owned(), expanded: false };
+    }
+}
+
+/// Hides the query of a URL that we call: a token may stand there.
+fn hide_query(node: &mut Node) {
+    if let Kind::Text { text, .. } = &mut node.kind
+        && let Some((url, _)) = text.split_once('?')
+    {
+        *text = format!("{url}?{REDACTED}");
     }
 }
 
@@ -207,6 +219,7 @@ upstreams:
   "shop.example":
     paths:
       "/": {servers: ["127.0.0.1:8000"], authorization: {type: apikey, data: ["s3cret-8", {key: s3cret-9}]}, healthcheck: false, rate_limit: 20}
+      "/ask": {servers: [], authorization: {type: forward, url: "http://auth.example/verify?token=s3cret-12"}}
       "/env": {servers: [], authorization: {type: jwt, creds: "${JWT}"}, client_password: "s3cret-10 ${X}", upstream_authorization: s3cret-11}
 "#]);
         assert!(!text.contains("s3cret"), "{text}");
@@ -217,6 +230,7 @@ upstreams:
             "${JWT}",
             "users.htpasswd",
             "127.0.0.1:8500/v1",
+            "http://auth.example/verify?",
             "yes-please",
             "rate_limit: 20",
             "healthcheck: false",

@@ -70,7 +70,54 @@ async fn every_fault_is_found_with_its_reason_and_advice() {
         wire["Permissions"] = json!([{"Action": "allow", "HTTP": {"PathPrefix": "/"}}]);
         wire
     };
-    let cases: [Case<'_>; 17] = [
+    let extension = |required: bool| {
+        move |agent: &FakeAgent| {
+            let entry = json!({"Kind": "service-defaults", "Name": "web", "MutualTLSMode": "permissive",
+                "EnvoyExtensions": [{"Name": "builtin/ext-authz", "Required": required}]});
+            agent.set_defaults(Endpoint::ServiceDefaults, "web", entry);
+        }
+    };
+    let everywhere = |agent: &FakeAgent| {
+        let entry = json!({"Kind": "proxy-defaults", "Name": "global", "EnvoyExtensions": [{"Name": "builtin/lua"}]});
+        agent.set_defaults(Endpoint::ProxyDefaults, "", entry);
+    };
+    let canary = |agent: &FakeAgent| {
+        let id = |service: &str| format!("{service}.default.default.dc1");
+        let target = |service: &str| {
+            json!({"ID": id(service), "Service": service, "Namespace": "default", "Partition": "default", "Datacenter": "dc1",
+            "SNI": format!("{service}.sni"), "Name": format!("{service}.sni")})
+        };
+        let node =
+            |service: &str| json!({"Type": "resolver", "Name": id(service), "Resolver": {"ConnectTimeout": "5s", "Target": id(service)}});
+        let split = |weight: u8, service: &str| json!({"Weight": weight, "NextNode": format!("resolver:{}", id(service))});
+        let chain = json!({
+            "ServiceName": "api", "Namespace": "default", "Partition": "default", "Datacenter": "dc1", "Protocol": "http",
+            "StartNode": "splitter:api.default.default",
+            "Nodes": {
+                "splitter:api.default.default": {"Type": "splitter", "Name": "api.default.default", "Splits": [split(100, "api"), split(0, "spare")]},
+                "resolver:api.default.default.dc1": node("api"),
+                "resolver:spare.default.default.dc1": node("spare"),
+            },
+            "Targets": {"api.default.default.dc1": target("api"), "spare.default.default.dc1": target("spare")},
+        });
+        agent.set_compiled_chain("api", chain);
+    };
+    let cases: [Case<'_>; 22] = [
+        (
+            "extension",
+            &extension(false),
+            0,
+            &["warning: service-defaults web, EnvoyExtensions builtin/ext-authz: it has no effect", "MutualTLSMode permissive"],
+        ),
+        ("required extension", &extension(true), 1, &["service-defaults web, EnvoyExtensions builtin/ext-authz: it is required"]),
+        ("extension of all", &everywhere, 0, &["warning: proxy-defaults, EnvoyExtensions builtin/lua: "]),
+        (
+            "closed by intention",
+            &|agent| agent.set_intentions("web", vec![intention("*", "web", "deny")]),
+            0,
+            &["warning: intentions of web: its intentions deny all that they name", "nobody may call it"],
+        ),
+        ("canary", &canary, 0, &["no instance of spare is registered; nothing is sent there now"]),
         ("leaf refused", &refuse(Endpoint::Leaf), 1, &["leaf: the agent answered 403", "service \"web\" { policy = \"write\" }"]),
         ("chain refused", &refuse(Endpoint::Chain), 1, &["upstream api@", "403", "service \"api\" { policy = \"read\" }"]),
         ("instances refused", &refuse(Endpoint::Health), 1, &["target api.default.default.dc1", "node_prefix \"\" { policy = \"read\" }"]),

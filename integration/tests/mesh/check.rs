@@ -56,6 +56,10 @@ async fn the_right_that_a_token_lacks_is_named() {
     for (rules, lacks) in [
         (read.clone(), "service \"db\" { policy = \"read\" }".to_owned()),
         (format!("{read} service \"db\" {{ policy = \"read\" }}"), "node_prefix \"\" { policy = \"read\" }".to_owned()),
+        (
+            format!("{read} service \"db\" {{ policy = \"read\" }} node_prefix \"\" {{ policy = \"read\" }}"),
+            "service \"db-sidecar-proxy\" { policy = \"read\" }".to_owned(),
+        ),
         (read.clone(), format!("service \"{name}\" {{ policy = \"write\" }}")),
         (String::new(), "service_prefix \"\" { policy = \"read\" }".to_owned()),
     ] {
@@ -75,7 +79,13 @@ async fn what_keeps_a_call_from_passing_is_named_until_it_is_mended() {
     agent.put("/v1/agent/service/register", &json!({"Name": bare, "Port": 1})).await.unwrap();
     agent.config_entry(json!({"Kind": "service-defaults", "Name": db.name, "Protocol": "http"})).await.unwrap();
     let web = caller(Upstream::new(&db.name).unwrap().protocol("tcp"));
-    let both = Service { upstreams: [web.upstreams.clone(), vec![Upstream::new(&bare).unwrap()]].concat(), ..web.clone() };
+    let (query, absent) = (unique("query"), unique("absent"));
+    agent.post("/v1/query", &json!({"Name": query, "Service": {"Service": db.name}})).await.unwrap();
+    let queried = [&query, &absent].map(|name| Upstream::new(name).unwrap().prepared_query());
+    let both = Service { upstreams: [&web.upstreams[..], &[Upstream::new(&bare).unwrap()], &queried].concat(), ..web.clone() };
+    let lua = json!({"Name": "builtin/lua", "Arguments": {"ProxyType": "connect-proxy", "Listener": "inbound", "Script": "-- nothing"}});
+    let defaults = |extensions: &[serde_json::Value]| json!({"Kind": "service-defaults", "Name": web.name, "EnvoyExtensions": extensions});
+    agent.config_entry(defaults(&[lua])).await.unwrap();
     agent.register(&db).await.unwrap();
     agent.register(&both).await.unwrap();
     let _db = Sidecar::start(&agent, &db).await.unwrap();
@@ -87,10 +97,16 @@ async fn what_keeps_a_call_from_passing_is_named_until_it_is_mended() {
         &format!("the upstream has protocol tcp, the config entries of {} say http", db.name),
         &format!("{} may not call {}: intention {0} -> {1} (precedence 9) denies it", web.name, db.name),
         &format!("the one instance of {bare} has no sidecar"),
+        &format!("warning: service-defaults {}, EnvoyExtensions builtin/lua: it has no effect", web.name),
+        "create a prepared query of this name",
     ] {
         assert!(errors.contains(words), "{words:?} in\n{errors}");
     }
 
+    let denied = errors.lines().filter(|line| line.contains(&query) && line.contains("denies it")).count();
+    assert_eq!(denied, 1, "{errors}");
+
+    agent.config_entry(defaults(&[])).await.unwrap();
     agent.intention(&web.name, &db.name, "allow").await.unwrap();
     let mended = Service { upstreams: vec![Upstream { config: serde_json::Map::new(), ..web.upstreams[0].clone() }], ..web };
     agent.register(&mended).await.unwrap();

@@ -86,6 +86,17 @@ fn the_bootstrap_of_the_task_names_the_proxy_and_what_goes_with_it() {
 }
 
 #[test]
+fn a_bootstrap_that_cannot_be_read_is_told() {
+    let task = Task::new();
+    assert!(task.connect(&[], &[]).notes.is_empty(), "a task need not have one");
+    for broken in ["", "{\"node\": ", "{}"] {
+        let file = task.write("secrets/envoy_bootstrap.json", broken);
+        let notes = task.connect(&[], &[]).notes;
+        assert!(matches!(notes.as_slice(), [note] if note.starts_with(&format!("{file} is not used: "))), "{notes:?}");
+    }
+}
+
+#[test]
 fn a_token_file_that_may_not_be_read_gives_way_to_the_bootstrap() {
     let task = Task::bootstrapped();
     // A socket cannot be opened, not even by root.

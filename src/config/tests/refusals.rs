@@ -239,6 +239,7 @@ fn a_bad_authorization_is_told_in_these_words() {
         ("{type: jwt, secret: \"\"}", "1:36 an empty secret would let everybody in"),
         ("{type: jwt, pem: rubbish}", "1:33 no usable key"),
         ("{type: jwt, jwks_url: nowhere}", "1:38 \"nowhere\" is no URL"),
+        ("{type: forward, url: \"http://u:p@a\"}", "1:37 a URL here has no name and password before its host; take them out"),
         ("{type: jwt, algorithms: [HS256]}", "1:28 \"algorithms\" means nothing here; a key verifies the algorithms of its own kind"),
         ("{type: forward}", "1:16 forward asks one server; write its URL as url"),
         ("{type: forward, creds: nowhere}", "1:39 \"nowhere\" is no URL"),

@@ -8,7 +8,7 @@ mod upstream;
 
 use std::fmt::Display;
 
-use consul_api_types::{AgentServiceById, ConfigEntry, DiscoveryChain, Mesh, Meta, Query};
+use consul_api_types::{AgentServiceById, ConfigEntry, DiscoveryChain, EnvoyExtension, Mesh, Meta, ProxyDefaults, Query, ServiceDefaults};
 
 use super::{
     RunError, Unfound,
@@ -58,6 +58,7 @@ pub async fn survey(client: &Client, selector: &ProxySelector, fallback: Option<
         (None, None) => None,
     };
     survey.protocol(&registration).await;
+    survey.for_envoy_alone(service).await;
     if let Some(caller) = &caller {
         survey.inbound(&registration, &caller.trust_domain, default).await;
     }
@@ -87,6 +88,9 @@ fn advice(error: &Error, right: &str) -> String {
             "the agent does not know the token: take one that exists".to_owned()
         }
         Error::Status { status: 401 | 403, .. } if !right.is_empty() => format!("give the token the right {right}"),
+        Error::Status { status: 404, text } if text.contains("Query not found") => {
+            "create a prepared query of this name (PUT /v1/query), or correct DestinationName".to_owned()
+        }
         Error::Status { status: 429, .. } => "raise limits.http_max_conns_per_client of the agent".to_owned(),
         Error::Status { .. } => "the agent's own log says more".to_owned(),
         Error::Decode(_) | Error::TooLarge => "see that the address is that of a Consul agent".to_owned(),
@@ -132,11 +136,19 @@ impl Survey<'_> {
             Err(why) => {
                 let advice = match &why {
                     Unfound::Agent(error) => advice(error, "service_prefix \"\" { policy = \"read\" }"),
-                    Unfound::NoSidecar(service) => format!(
-                        "-sidecar-for takes the id of a service registered at this very agent with connect {{ sidecar_service {{}} }}; \
-                         to see it the token needs {}",
-                        service_right(service, "read")
-                    ),
+                    Unfound::NoSidecar(service) => match selector {
+                        ProxySelector::NomadTask { .. } => {
+                            "NOMAD_ALLOC_ID and NOMAD_GROUP_NAME name a group with a connect block whose services are registered \
+                             at this very agent; to see them the token needs service_prefix \"\" { policy = \"read\" }"
+                                .to_owned()
+                        }
+                        _ => format!(
+                            "-sidecar-for takes the id of a service registered at this very agent with connect {{ sidecar_service {{}} }}; \
+                             to see both the token needs {} and {}",
+                            service_right(service, "read"),
+                            service_right(&format!("{service}-sidecar-proxy"), "read")
+                        ),
+                    },
                     Unfound::NoProxy(_) => "-proxy-id takes the id of a registration of kind connect-proxy at this very agent".to_owned(),
                     Unfound::Several(RunError::SeveralSidecars { .. }) => String::new(),
                 };
@@ -228,6 +240,42 @@ impl Survey<'_> {
                 why,
                 format!("let Protocol of service-defaults {name} say it, and take protocol out of the registration's config"),
             );
+        }
+    }
+
+    /// What config entries ask of Envoy alone: the registration that the agent merges with them has nothing of it.
+    async fn for_envoy_alone(&mut self, service: &ServiceName) {
+        // The right is that of the chain, and what is wrong with the agent was told: that there is no answer is no finding of its own.
+        let own = ConfigEntry::<ServiceDefaults>::new(&*service.name, super::tenancy(service));
+        let own = self.client.send(&own, &At::Now).await.ok().and_then(|answer| answer.value).unwrap_or_default();
+        let all = ConfigEntry::<ProxyDefaults>::new("global", inquiry::in_partition(self.client));
+        let all = self.client.send(&all, &At::Now).await.ok().and_then(|answer| answer.value).unwrap_or_default();
+        let entry = format!("service-defaults {}", service.name);
+        self.extensions(&entry, &own.envoy_extensions);
+        self.extensions("proxy-defaults", &all.envoy_extensions);
+        let (entry, mode) = match own.mutual_tls_mode.as_str() {
+            "" => ("proxy-defaults", &all.mutual_tls_mode),
+            _ => (&*entry, &own.mutual_tls_mode),
+        };
+        if mode == "permissive" {
+            let why = "MutualTLSMode permissive: callers without a certificate are refused all the same";
+            self.report.warning(entry, why, "let them call through sidecars of their own, or the app's port");
+        }
+    }
+
+    /// Extensions of Envoy that an entry has. One that is required keeps an Envoy from serving without it; we serve.
+    fn extensions(&mut self, entry: &str, extensions: &[EnvoyExtension]) {
+        for EnvoyExtension { name, required, .. } in extensions {
+            let path = format!("{entry}, EnvoyExtensions {name}");
+            if *required {
+                self.report.error(
+                    path,
+                    "it is required, and has no effect: there is no Envoy here",
+                    "take it out, or keep Envoy for this service",
+                );
+            } else {
+                self.report.warning(path, "it has no effect: there is no Envoy here", "take it out, or keep Envoy for this service");
+            }
         }
     }
 

@@ -193,6 +193,13 @@ impl FakeAgent {
         self.change(Endpoint::Mesh, "", |catalog| catalog.mesh = entry);
     }
 
+    /// Sets the proxy-defaults, or the service-defaults of a service.
+    pub fn set_defaults(&self, endpoint: Endpoint, name: &str, entry: Value) {
+        self.change(endpoint, name, |catalog| {
+            catalog.defaults.insert(Topic::new(endpoint, name), entry);
+        });
+    }
+
     /// Replaces the jwt-provider config entries.
     pub fn set_jwt_providers(&self, entries: Vec<Value>) {
         self.change(Endpoint::JwtProviders, "", |catalog| catalog.jwt_providers = entries);

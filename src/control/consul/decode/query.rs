@@ -48,7 +48,7 @@ fn problem(why: &str) -> Unusable {
 }
 
 /// The service that an instance is, with its datacenter; `None` for one that shows no identity of its own, as a gateway.
-fn identity(entry: &ServiceEntry) -> Option<(ServiceName, Arc<str>)> {
+pub fn identity(entry: &ServiceEntry) -> Option<(ServiceName, Arc<str>)> {
     let service = &entry.service;
     let proxied = service.proxy.as_ref().map(|proxy| proxy.destination_service_name.as_str()).filter(|name| !name.is_empty());
     let native = service.connect.as_ref().is_some_and(|connect| connect.native).then_some(service.service.as_str());

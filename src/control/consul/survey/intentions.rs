@@ -5,8 +5,22 @@ use consul_api_types::{IntentionMatch, IntentionMatches};
 use super::{Protocol, Registration, ServiceName, SpiffeId, Survey, TrustDomain, service_right};
 use crate::{
     control::consul::{decode, inquiry, tenancy},
-    model::intention::{DefaultPolicy, Denied, Intentions, Verdict},
+    model::intention::{Action, DefaultPolicy, Denied, Intention, Intentions, Pattern, Rule, Source, Verdict},
 };
+
+/// Whether intentions deny all that they name, and those that they do not name may not call either.
+fn is_closed(intentions: &Intentions, default: DefaultPolicy) -> bool {
+    let denies = |intention: &Intention| match &intention.rule {
+        Rule::Action(action) => *action == Action::Deny,
+        Rule::Permissions(permissions) => {
+            permissions.iter().all(|permission| permission.action == Action::Deny) && default != DefaultPolicy::Allow
+        }
+        Rule::Unsupported(_) => true,
+    };
+    let is_everybody = |source: &Source| source.peer.is_none() && source.namespace == Pattern::Any && source.name == Pattern::Any;
+    let all = || intentions.iter().map(|(_, intention)| intention);
+    all().all(denies) && (default == DefaultPolicy::Deny || all().any(|intention| is_everybody(&intention.source)))
+}
 
 impl Survey<'_> {
     /// The intentions towards us: those that do not do what they say, the token issuers that they name, and whether anybody may call at all.
@@ -18,8 +32,12 @@ impl Survey<'_> {
             self.report.error(format!("intention {}", doubt.id), doubt.why, doubt.effect);
         }
         let ids: Vec<String> = intentions.ids().map(ToString::to_string).collect();
-        if ids.is_empty() && default == DefaultPolicy::Deny {
-            let why = "no intention names a caller and the default policy is deny: nobody may call it";
+        if is_closed(&intentions, default) {
+            let why = if ids.is_empty() {
+                "no intention names a caller and the default policy is deny: nobody may call it"
+            } else {
+                "its intentions deny all that they name, and others may not call either: nobody may call it"
+            };
             self.report.warning(&path, why, format!("allow one: consul intention create -allow SOURCE {}", service.name));
         }
         let list = if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };

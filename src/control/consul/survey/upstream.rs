@@ -4,15 +4,25 @@ use std::collections::BTreeSet;
 
 use consul_api_types::HealthService;
 
-use super::{DefaultPolicy, Protocol, Registration, SpiffeId, Survey, service_right};
+use super::{DefaultPolicy, Protocol, Registration, ServiceName, SpiffeId, Survey, service_right};
 use crate::{
     control::consul::{chain, decode, endpoints, query, tenancy},
     model::registration::{Chain, Target, Unusable, UpstreamConfig},
 };
 
-/// What the token needs to see instances.
+/// What the token needs to see instances: those of the service and, since they are listed by their proxies, these.
 fn right(service: &str) -> String {
-    format!("{} and node_prefix \"\" {{ policy = \"read\" }}", service_right(service, "read"))
+    let proxy = format!("{service}-sidecar-proxy");
+    format!("{}, {} and node_prefix \"\" {{ policy = \"read\" }}", service_right(service, "read"), service_right(&proxy, "read"))
+}
+
+/// What became of the question for a target's instances.
+enum Outcome {
+    Serves,
+    /// Nothing of it can be called now.
+    Unusable(Unusable),
+    /// It was not answered, which was told.
+    Unknown,
 }
 
 impl Survey<'_> {
@@ -26,7 +36,7 @@ impl Survey<'_> {
     ) {
         let path = format!("upstream {}", config.key.0);
         if config.is_query {
-            return self.query(config, &path).await;
+            return self.query(config, caller, default, &path).await;
         }
         let name = &config.destination.name;
         let Some(reply) = self.ask(&chain::query(config), &path, &service_right(name, "read")).await else { return };
@@ -38,7 +48,10 @@ impl Survey<'_> {
         let protocol = self.spoken(config, chain.protocol, &path).await;
         self.targets(&chain, registration, &path).await;
         let Some(caller) = caller else { return };
-        let services: BTreeSet<_> = chain.targets.iter().map(|target| &target.service).collect();
+        let called =
+            |at: usize| chain.routes.routes.iter().flat_map(|route| &route.legs).any(|leg| leg.weight > 0 && leg.clusters.contains(&at));
+        let services: BTreeSet<_> =
+            chain.targets.iter().enumerate().filter(|(at, _)| called(*at)).map(|(_, target)| &target.service).collect();
         for service in services {
             self.may_call(service, protocol, caller, default, &path).await;
         }
@@ -59,30 +72,33 @@ impl Survey<'_> {
 
     /// The instances of each target. A target without a healthy one is an error where no failover target has any.
     async fn targets(&mut self, chain: &Chain, registration: &Registration, path: &str) {
-        let mut without = Vec::new();
+        let mut outcomes = Vec::new();
         for target in &chain.targets {
-            without.push(self.target(target, registration, path).await);
+            outcomes.push(self.target(target, registration, path).await);
         }
-        let serves = |at: &usize| without.get(*at).is_some_and(Option::is_none);
-        let legs = || chain.routes.routes.iter().flat_map(|route| &route.legs);
-        let lost: Vec<bool> =
-            (0..without.len()).map(|at| legs().any(|leg| leg.clusters.contains(&at) && !leg.clusters.iter().any(serves))).collect();
-        for (problem, lost) in without.into_iter().zip(lost) {
-            let Some(Unusable { path, why, advice }) = problem else { continue };
+        let serves = |at: &usize| outcomes.get(*at).is_some_and(|outcome| matches!(outcome, Outcome::Serves));
+        // Nothing goes to a leg without weight.
+        let legs =
+            |at| chain.routes.routes.iter().flat_map(|route| &route.legs).filter(move |leg| leg.weight > 0 && leg.clusters.contains(&at));
+        let lost = |at: usize| legs(at).any(|leg| !leg.clusters.iter().any(serves));
+        let fates: Vec<_> = (0..outcomes.len()).map(|at| (legs(at).next().is_none(), lost(at))).collect();
+        for (outcome, (idle, lost)) in outcomes.into_iter().zip(fates) {
+            let Outcome::Unusable(Unusable { path, why, advice }) = outcome else { continue };
             if lost {
                 self.report.error(path, why, advice);
             } else {
-                self.report.warning(path, format!("{why}; another target of its route serves"), advice);
+                let instead = if idle { "nothing is sent there now" } else { "another target of its route serves" };
+                self.report.warning(path, format!("{why}; {instead}"), advice);
             }
         }
     }
 
-    /// Why nothing of a target can be called now.
-    async fn target(&mut self, target: &Target, registration: &Registration, path: &str) -> Option<Unusable> {
+    /// Whether anything of a target can be called now.
+    async fn target(&mut self, target: &Target, registration: &Registration, path: &str) -> Outcome {
         let name = &target.service.name;
         let path = format!("{path}, target {}", target.id.0);
-        let unusable = |why: String, advice: String| Some(Unusable { path: path.clone(), why, advice });
-        let (entries, meta) = self.send(&endpoints::query(target), &path, &right(name)).await?;
+        let unusable = |why: String, advice: String| Outcome::Unusable(Unusable { path: path.clone(), why, advice });
+        let Some((entries, meta)) = self.send(&endpoints::query(target), &path, &right(name)).await else { return Outcome::Unknown };
         let entries = entries.unwrap_or_default();
         let is_local = target.datacenter == registration.datacenter;
         let names = self.names.resolve(decode::endpoints::hosts(&entries, is_local)).await;
@@ -112,7 +128,7 @@ impl Survey<'_> {
             ),
             (all, _) => {
                 self.report.facts.push(format!("{path}: {healthy} of {all} instances healthy"));
-                None
+                Outcome::Serves
             }
         }
     }
@@ -131,7 +147,7 @@ impl Survey<'_> {
     }
 
     /// An upstream by prepared query.
-    async fn query(&mut self, config: &UpstreamConfig, path: &str) {
+    async fn query(&mut self, config: &UpstreamConfig, caller: Option<&SpiffeId>, default: DefaultPolicy, path: &str) {
         let name = &config.destination.name;
         let right = format!("query {name:?} {{ policy = \"read\" }} and {}", right("THE SERVICE"));
         let Some(result) = self.ask(&query::question(config), path, &right).await else { return };
@@ -140,6 +156,12 @@ impl Survey<'_> {
             self.report.error(path, "the prepared query finds no instance", advice);
         } else {
             self.report.facts.push(format!("{path}: the prepared query finds {} instances of {}", result.nodes.len(), result.service));
+        }
+        let Some(caller) = caller else { return };
+        let services: BTreeSet<ServiceName> = result.nodes.iter().filter_map(decode::query::identity).map(|(service, _)| service).collect();
+        for service in services {
+            let Some(protocol) = self.chain_protocol(&service, None, path).await else { continue };
+            self.may_call(&service, protocol, caller, default, path).await;
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Catalog {
     pub intentions: HashMap<String, Vec<Value>>,
     /// The mesh config entry.
     pub mesh: Option<Value>,
+    /// The defaults of all proxies and of services, by their topic.
+    pub defaults: HashMap<Topic, Value>,
     /// The jwt-provider config entries.
     pub jwt_providers: Vec<Value>,
     /// By service; a service without one has its default chain.
@@ -104,6 +106,7 @@ impl Catalog {
             registrations: BTreeMap::new(),
             intentions: HashMap::new(),
             mesh: None,
+            defaults: HashMap::new(),
             jwt_providers: Vec::new(),
             chains: HashMap::new(),
             compiled: HashMap::new(),
@@ -163,7 +166,10 @@ impl Catalog {
                 Some(entry) => Ok(entry.clone()),
                 None => Err((404, r#"Config entry not found for "mesh" / "mesh""#.to_owned())),
             },
-            Endpoint::ProxyDefaults => Err((404, r#"Config entry not found for "proxy-defaults" / "global""#.to_owned())),
+            Endpoint::ProxyDefaults | Endpoint::ServiceDefaults => match self.defaults.get(topic) {
+                Some(entry) => Ok(entry.clone()),
+                None => Err((404, format!("Config entry not found for {topic:?}"))),
+            },
             // A kind without entries is an empty list, not an absent one.
             Endpoint::JwtProviders => Ok(json!(self.jwt_providers)),
             Endpoint::Chain => Ok(self.chain(name, body)),

@@ -21,6 +21,8 @@ pub enum Endpoint {
     Mesh,
     /// `/v1/config/proxy-defaults/global`
     ProxyDefaults,
+    /// `/v1/config/service-defaults/<service>`
+    ServiceDefaults,
     /// `/v1/config/jwt-provider`
     JwtProviders,
     /// `/v1/discovery-chain/:name`
@@ -54,6 +56,7 @@ impl Topic {
             ("/v1/discovery-chain/", Endpoint::Chain),
             ("/v1/health/connect/", Endpoint::Health),
             ("/v1/health/service/", Endpoint::Bare),
+            ("/v1/config/service-defaults/", Endpoint::ServiceDefaults),
         ];
         for (prefix, endpoint) in named {
             if let Some(name) = path.strip_prefix(prefix) {

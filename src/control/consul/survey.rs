@@ -247,9 +247,9 @@ impl Survey<'_> {
     async fn for_envoy_alone(&mut self, service: &ServiceName) {
         // The right is that of the chain, and what is wrong with the agent was told: that there is no answer is no finding of its own.
         let own = ConfigEntry::<ServiceDefaults>::new(&*service.name, super::tenancy(service));
-        let own = self.client.send(&own, &At::Now).await.ok().and_then(|answer| answer.value).unwrap_or_default();
+        let own = self.quietly(&own).await;
         let all = ConfigEntry::<ProxyDefaults>::new("global", inquiry::in_partition(self.client));
-        let all = self.client.send(&all, &At::Now).await.ok().and_then(|answer| answer.value).unwrap_or_default();
+        let all = self.quietly(&all).await;
         let entry = format!("service-defaults {}", service.name);
         self.extensions(&entry, &own.envoy_extensions);
         self.extensions("proxy-defaults", &all.envoy_extensions);
@@ -261,6 +261,11 @@ impl Survey<'_> {
             let why = "MutualTLSMode permissive: callers without a certificate are refused all the same";
             self.report.warning(entry, why, "let them call through sidecars of their own, or the app's port");
         }
+    }
+
+    /// What an entry says; nothing where there is none, or no answer.
+    async fn quietly<Q: Query<Reply: Default>>(&self, query: &Q) -> Q::Reply {
+        self.client.send(query, &At::Now).await.ok().and_then(|answer| answer.value).unwrap_or_default()
     }
 
     /// Extensions of Envoy that an entry has. One that is required keeps an Envoy from serving without it; we serve.

@@ -7,7 +7,10 @@ use consul_api_types::HealthService;
 use super::{DefaultPolicy, Protocol, Registration, ServiceName, SpiffeId, Survey, service_right};
 use crate::{
     control::consul::{chain, decode, endpoints, query, tenancy},
-    model::registration::{Chain, Target, Unusable, UpstreamConfig},
+    model::{
+        registration::{Chain, Target, Unusable, UpstreamConfig},
+        route::Leg,
+    },
 };
 
 /// What the token needs to see instances: those of the service and, since they are listed by their proxies, these.
@@ -23,6 +26,11 @@ enum Outcome {
     Unusable(Unusable),
     /// It was not answered, which was told.
     Unknown,
+}
+
+/// The legs that lead to a target, as its first one or by failover. Nothing goes to one without weight.
+fn legs(chain: &Chain, target: usize) -> impl Iterator<Item = &Leg> {
+    chain.routes.routes.iter().flat_map(|route| &route.legs).filter(move |leg| leg.weight > 0 && leg.clusters.contains(&target))
 }
 
 impl Survey<'_> {
@@ -48,10 +56,8 @@ impl Survey<'_> {
         let protocol = self.spoken(config, chain.protocol, &path).await;
         self.targets(&chain, registration, &path).await;
         let Some(caller) = caller else { return };
-        let called =
-            |at: usize| chain.routes.routes.iter().flat_map(|route| &route.legs).any(|leg| leg.weight > 0 && leg.clusters.contains(&at));
-        let services: BTreeSet<_> =
-            chain.targets.iter().enumerate().filter(|(at, _)| called(*at)).map(|(_, target)| &target.service).collect();
+        let called = chain.targets.iter().enumerate().filter(|(at, _)| legs(&chain, *at).next().is_some());
+        let services: BTreeSet<_> = called.map(|(_, target)| &target.service).collect();
         for service in services {
             self.may_call(service, protocol, caller, default, &path).await;
         }
@@ -77,11 +83,8 @@ impl Survey<'_> {
             outcomes.push(self.target(target, registration, path).await);
         }
         let serves = |at: &usize| outcomes.get(*at).is_some_and(|outcome| matches!(outcome, Outcome::Serves));
-        // Nothing goes to a leg without weight.
-        let legs =
-            |at| chain.routes.routes.iter().flat_map(|route| &route.legs).filter(move |leg| leg.weight > 0 && leg.clusters.contains(&at));
-        let lost = |at: usize| legs(at).any(|leg| !leg.clusters.iter().any(serves));
-        let fates: Vec<_> = (0..outcomes.len()).map(|at| (legs(at).next().is_none(), lost(at))).collect();
+        let lost = |at: usize| legs(chain, at).any(|leg| !leg.clusters.iter().any(serves));
+        let fates: Vec<_> = (0..outcomes.len()).map(|at| (legs(chain, at).next().is_none(), lost(at))).collect();
         for (outcome, (idle, lost)) in outcomes.into_iter().zip(fates) {
             let Outcome::Unusable(Unusable { path, why, advice }) = outcome else { continue };
             if lost {
